@@ -1,0 +1,76 @@
+// The formulas of the loss, once, for the CPU and the CUDA kernels. Plain C++: no framework, no
+// CUDA header.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+
+#if defined(__CUDACC__)
+#define PAIRLOSS_HOST_DEVICE __host__ __device__ __forceinline__
+#else
+#define PAIRLOSS_HOST_DEVICE inline
+#endif
+
+namespace pairloss {
+
+// The codes of the operator's integer arguments (see schema.cpp).
+enum class Gradient : int64_t { both = 0, second = 1 };
+enum class Reduction : int64_t { none = 0, mean = 1, sum = 2 };
+
+// The operator's stats tensor, in this order.
+enum Stat {
+  kSimilarPairs,
+  kDissimilarPairs,
+  kActiveFraction,
+  kSimilarPart,
+  kDissimilarPart,
+  kStats
+};
+
+// False for infinities and NaN.
+template <typename T>
+PAIRLOSS_HOST_DEVICE bool is_finite(T x) {
+  return x - x == T(0);
+}
+
+// A dissimilar pair takes part where its divergence is strictly below the margin. Written with >=
+// so that a NaN divergence takes part too, and reaches the loss and the gradient instead of passing
+// for a pair far apart.
+template <typename T>
+PAIRLOSS_HOST_DEVICE bool is_active(T divergence, T margin) {
+  return !(divergence >= margin);
+}
+
+// Eq. 3, one direction.
+template <typename T>
+PAIRLOSS_HOST_DEVICE T pair_loss(T divergence, bool similar, T margin) {
+  if (similar) return divergence;
+  return is_active(divergence, margin) ? margin - divergence : T(0);
+}
+
+// One class's term of KL(P||Q), P log(P/Q), from log_ratio = log P - log Q. P = 0 contributes
+// nothing whatever Q is, also where Q = 0 makes the ratio infinite or NaN. NaN in P passes.
+template <typename T>
+PAIRLOSS_HOST_DEVICE T kl_term(T p, T log_ratio) {
+  return p == T(0) ? T(0) : p * log_ratio;
+}
+
+// A probability below the smallest normal number counts as 0: nothing it multiplies can matter, and
+// vectorised exponentials do not all have subnormal results.
+template <typename T>
+PAIRLOSS_HOST_DEVICE T flush_probability(T p) {
+  constexpr T kSmallestNormal = std::numeric_limits<T>::min();
+  return p < kSmallestNormal ? T(0) : p;
+}
+
+// Unordered pairs among n rows.
+PAIRLOSS_HOST_DEVICE int64_t unordered_pairs(int64_t n) { return n * (n - 1) / 2; }
+
+// What turns a plain sum over unordered pairs into the reduction's value; 0 where there is no pair.
+PAIRLOSS_HOST_DEVICE double reduction_scale(Reduction reduction, int64_t valid_rows) {
+  const int64_t pairs = unordered_pairs(valid_rows);
+  if (pairs == 0) return 0.0;
+  return reduction == Reduction::mean ? 1.0 / static_cast<double>(pairs) : 1.0;
+}
+
+}  // namespace pairloss
