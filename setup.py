@@ -178,6 +178,8 @@ def first_line(command: list[str]) -> str:
 
 def main() -> None:
     os.chdir(ROOT)
+    # pip puts ninja beside this Python, which need not be on the PATH.
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     cuda_sources = sorted(glob.glob("csrc/cuda/*.cu"))
     toolkit, no_cuda = cuda_toolkit(cuda_sources)
     archs: list[str] = []
