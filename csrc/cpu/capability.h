@@ -1,0 +1,18 @@
+// Which instruction set the CPU kernels use, decided once per process.
+#pragma once
+
+#include "cpu/pair_kl_hinge.h"
+
+namespace pairloss::cpu {
+
+enum class Capability { baseline = 0, avx2 = 1, avx512 = 2 };
+
+// The best that this processor has, or what PAIRLOSS_CPU_CAPABILITY (default, avx2, avx512) asks for if the
+// processor has that; anything else in the variable is ignored.
+Capability capability();
+
+bool is_supported(Capability capability);
+
+const Kernels& kernels_for(Capability capability);
+
+}  // namespace pairloss::cpu

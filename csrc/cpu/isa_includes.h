@@ -1,0 +1,16 @@
+// What the kernels of an instruction set include before the compiler is told of that set.
+#pragma once
+
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <new>
+#include <optional>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include "cpu/arena.h"
+#include "cpu/pair_kl_hinge.h"
+#include "cpu/schedule.h"
+#include "cpu/workers.h"

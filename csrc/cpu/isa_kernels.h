@@ -1,0 +1,14 @@
+// The kernels themselves, in the order in which they build on each other. No include guard: once per set.
+#include "cpu/vec.h"
+//
+#include "cpu/panels.h"
+//
+#include "cpu/bits.h"
+#include "cpu/rows.h"
+#include "cpu/similar.h"
+#include "cpu/subset_sums.h"
+#include "cpu/tile.h"
+//
+#include "cpu/supports.h"
+//
+#include "cpu/pair_kl_hinge_kernel.h"

@@ -1,0 +1,42 @@
+// How the matrices of a batch lie in memory.
+#pragma once
+
+namespace pairloss::cpu::PAIRLOSS_ISA {
+
+constexpr int64_t kPanelVectors = 4;
+
+constexpr int64_t round_up(int64_t x, int64_t multiple) { return (x + multiple - 1) / multiple * multiple; }
+
+// A matrix cut into panels of up to four vectors of columns: panel-major, [panel][row][column of the panel]. One
+// panel of a block of rows fits into the first-level cache, whatever the number of columns. The last panel may be
+// narrower. Columns are padded with zeros to whole vectors, rows to `rows`.
+template <class T>
+struct Panels {
+  static constexpr int64_t kWidth = kPanelVectors * kLanes<T>;
+
+  int64_t rows, columns;
+
+  Panels(int64_t rows, int64_t columns) : rows(rows), columns(round_up(columns, kLanes<T>)) {}
+
+  int64_t size() const { return rows * columns; }
+  int64_t count() const { return (columns + kWidth - 1) / kWidth; }
+  int64_t width(int64_t panel) const {
+    const int64_t left = columns - panel * kWidth;
+    return left < kWidth ? left : kWidth;
+  }
+  // The first element of a row in a panel.
+  int64_t at(int64_t panel, int64_t row) const { return panel * kWidth * rows + row * width(panel); }
+};
+
+// body(row_offset, column) for every vector of one row: where it lies in a Panels matrix, and its first column.
+template <class T, class Body>
+PAIRLOSS_INLINE void for_each_vector(const Panels<T>& panels, int64_t row, Body&& body) {
+  for (int64_t panel = 0; panel < panels.count(); ++panel) {
+    const int64_t at = panels.at(panel, row);
+    for (int64_t c = 0; c < panels.width(panel); c += kLanes<T>) {
+      body(at + c, panel * Panels<T>::kWidth + c);
+    }
+  }
+}
+
+}  // namespace pairloss::cpu::PAIRLOSS_ISA

@@ -1,0 +1,140 @@
+// From logits to the rows that the pairs are made of: P = softmax(z), L = log_softmax(z), h = sum P L.
+#pragma once
+
+namespace pairloss::cpu::PAIRLOSS_ISA {
+
+PAIRLOSS_INLINE float half_to_float(uint16_t h) {
+  const uint32_t sign = static_cast<uint32_t>(h & 0x8000u) << 16;
+  const uint32_t exponent = h >> 10 & 31u, mantissa = h & 0x3ffu;
+  uint32_t bits = sign | (exponent + 112u) << 23 | mantissa << 13;
+  if (exponent == 31u) bits = sign | 0x7f800000u | mantissa << 13;
+  float f;
+  __builtin_memcpy(&f, &bits, sizeof f);
+  // Subnormal: mantissa * 2^-24.
+  return exponent == 0 ? (sign != 0 ? -1.0f : 1.0f) * static_cast<float>(mantissa) * 5.9604644775390625e-8f : f;
+}
+
+PAIRLOSS_INLINE float bfloat16_to_float(uint16_t b) {
+  const uint32_t bits = static_cast<uint32_t>(b) << 16;
+  float f;
+  __builtin_memcpy(&f, &bits, sizeof f);
+  return f;
+}
+
+// One row of logits as T, padded with -inf to whole vectors.
+template <class T>
+void read_logits(const Problem& problem, int64_t row, int64_t padded, T* z) {
+  const int64_t k = problem.k, at = row * k;
+  switch (problem.element) {
+    case Element::float64:
+      for (int64_t c = 0; c < k; ++c) z[c] = static_cast<T>(static_cast<const double*>(problem.logits)[at + c]);
+      break;
+    case Element::float32:
+      __builtin_memcpy(z, static_cast<const float*>(problem.logits) + at, k * sizeof(float));
+      break;
+    case Element::float16:
+      for (int64_t c = 0; c < k; ++c) z[c] = half_to_float(static_cast<const uint16_t*>(problem.logits)[at + c]);
+      break;
+    case Element::bfloat16:
+      for (int64_t c = 0; c < k; ++c) z[c] = bfloat16_to_float(static_cast<const uint16_t*>(problem.logits)[at + c]);
+      break;
+  }
+  for (int64_t c = k; c < padded; ++c) z[c] = -static_cast<T>(INFINITY);
+}
+
+// z - max(z) in place, e = exp of it. Returns log(sum e), NaN if any z is NaN or no z is finite.
+template <class T>
+double shift_and_exponentiate(T* z, T* e, int64_t padded) {
+  Vec<T> largest = load(z);
+  for (int64_t c = kLanes<T>; c < padded; c += kLanes<T>) {
+    const Vec<T> v = load(z + c);
+    largest = v > largest ? v : largest;
+  }
+  const T max = horizontal_max<T>(largest);
+  Vec<T> sum{};
+  typename Simd<T>::I nan{};
+  for (int64_t c = 0; c < padded; c += kLanes<T>) {
+    const Vec<T> shifted = load(z + c) - max;  // +inf - +inf and -inf - -inf are NaN, as they should be
+    nan |= shifted != shifted;
+    const Vec<T> exponential = exp_nonpositive(shifted);
+    sum += exponential;
+    store(z + c, shifted);
+    store(e + c, exponential);
+  }
+  for (int64_t l = 0; l < kLanes<T>; ++l) {
+    if (nan[l]) return NAN;
+  }
+  return std::log(horizontal_sum<T>(sum));
+}
+
+// What is common to all rows, from the first one.
+//
+// L enters the loss only through differences between rows, so any vector may be subtracted from all rows. The
+// first row of log-probabilities leaves small numbers where all P are alike, which is how training starts: their
+// differences then keep their digits. It is bounded from below, since a large reference would cost digits instead.
+template <class T>
+struct Reference {
+  T* shifted;      // bounded max(z_0 - max z_0, ...), per column
+  double log_sum;
+
+  void set(const Problem& problem, const Panels<T>& panels, T* z, T* e) {
+    read_logits(problem, problem.classes->row[0], panels.columns, z);
+    log_sum = shift_and_exponentiate(z, e, panels.columns);
+    const T least = static_cast<T>(log_sum - std::log(static_cast<double>(problem.k)) - 2.0);
+    for (int64_t c = 0; c < panels.columns; ++c) shifted[c] = z[c] > least ? z[c] : least;
+  }
+};
+
+struct RowFlags {
+  bool nan, masked;
+};
+
+// P and L - reference of one row, and h = sum P (L - reference). Where the logit is -inf, both are 0, and the row
+// is `masked`.
+template <class T>
+RowFlags make_row(const Problem& problem, const Panels<T>& panels, const Reference<T>& reference, int64_t position,
+                  T* z, T* e, T* p, T* l, T* h) {
+  // Finite logits may lie so far apart that sums of their differences overflow.
+  constexpr T kLeast = sizeof(T) == 4 ? T(-1e30) : T(-1e300);
+  // Smaller P are 0: they are subnormal, and slow.
+  constexpr T kSmallest = sizeof(T) == 4 ? T(1.17549435e-38) : T(2.2250738585072014e-308);
+
+  read_logits(problem, problem.classes->row[position], panels.columns, z);
+  const double log_sum = shift_and_exponentiate(z, e, panels.columns);
+  const T offset = static_cast<T>(log_sum - reference.log_sum);
+  const T scale = static_cast<T>(std::exp(-log_sum));
+  const Vec<T> infinite = broadcast(-static_cast<T>(INFINITY));
+  Vec<T> entropy{};
+  int64_t masked = 0;
+  for_each_vector(panels, position, [&](int64_t at, int64_t column) {
+    const Vec<T> shifted = load(z + column);
+    const auto is_masked = shifted == infinite;
+    Vec<T> log_p = (shifted - load(reference.shifted + column)) - offset;
+    log_p = log_p > kLeast ? log_p : broadcast(kLeast);
+    log_p = is_masked ? Vec<T>{} : log_p;
+    Vec<T> probability = load(e + column) * scale;
+    probability = probability >= kSmallest ? probability : Vec<T>{};
+    entropy += probability * log_p;
+    store(l + at, log_p);
+    store(p + at, probability);
+    for (int64_t lane = 0; lane < kLanes<T>; ++lane) masked -= is_masked[lane];
+  });
+  h[position] = static_cast<T>(horizontal_sum<T>(entropy));
+  return {log_sum != log_sum, masked > panels.columns - problem.k};
+}
+
+// For the rows of one block of kColumnBlock positions: packed[column][position], the order in which the tile kernel
+// reads its columns.
+template <class T>
+void pack_columns(const Panels<T>& panels, const T* l, int64_t position, int64_t block, T* packed) {
+  for (int64_t panel = 0; panel < panels.count(); ++panel) {
+    const int64_t width = panels.width(panel);
+    const T* from = l + panels.at(panel, position);
+    T* to = packed + (position * panels.columns + panel * Panels<T>::kWidth * block);
+    for (int64_t c = 0; c < width; ++c) {
+      for (int64_t r = 0; r < block; ++r) to[c * block + r] = from[r * width + c];
+    }
+  }
+}
+
+}  // namespace pairloss::cpu::PAIRLOSS_ISA

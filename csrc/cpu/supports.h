@@ -1,0 +1,75 @@
+// Masked classes (logits of -inf). KL(P_i || P_j) is infinite where P_i > 0 = P_j. The fast arithmetic puts 0 for
+// P and L there; which pairs are infinite is decided here, on sets of columns. Only batches whose rows mask different
+// columns need any of it.
+#pragma once
+
+namespace pairloss::cpu::PAIRLOSS_ISA {
+
+class Supports {
+ public:
+  Supports(int64_t rows, int64_t k) : words_((k + 63) / 64), rows_(rows) {}
+
+  int64_t size() const { return 2 * rows_ * words_; }
+  void place(uint64_t* memory) { positive_ = memory, allowed_ = memory + rows_ * words_; }
+
+  template <class T>
+  void set_row(const Problem& problem, const Panels<T>& panels, int64_t position, const T* p, T* z, T* e) {
+    uint64_t *positive = positive_ + position * words_, *allowed = allowed_ + position * words_;
+    for (int64_t w = 0; w < words_; ++w) positive[w] = allowed[w] = 0;
+    read_logits(problem, problem.classes->row[position], panels.columns, z);
+    shift_and_exponentiate(z, e, panels.columns);
+    for (int64_t c = 0; c < problem.k; ++c) {
+      const int64_t panel = c / Panels<T>::kWidth;
+      const uint64_t bit = uint64_t{1} << c % 64;
+      if (p[panels.at(panel, position) + c % Panels<T>::kWidth] > 0) positive[c / 64] |= bit;
+      if (z[c] > -static_cast<T>(INFINITY)) allowed[c / 64] |= bit;
+    }
+  }
+
+  bool is_infinite(int64_t i, int64_t j) const { return exceeds(positive_ + i * words_, allowed_ + j * words_); }
+
+  // Clears the bits of infinite pairs.
+  void clear_infinite(Span rows, Span columns, uint32_t* bits) const {
+    const int64_t words = round_up(columns.size(), 32) / 32;
+    for (int64_t r = rows.begin; r < rows.end; ++r) {
+      uint32_t* row = bits + (r - rows.begin) * words;
+      for (int64_t w = 0; w < words; ++w) {
+        for (uint32_t left = row[w]; left != 0; left &= left - 1) {
+          const int bit = __builtin_ctz(left);
+          if (is_infinite(r, columns.begin + w * 32 + bit)) row[w] &= ~(uint32_t{1} << bit);
+        }
+      }
+    }
+  }
+
+  // infinite[i] for the rows of one class: whether KL from or to any other row of the class is infinite.
+  // `united` and `common` are scratch of words() each.
+  void find_infinite_in_class(Span rows, uint64_t* united, uint64_t* common, bool* infinite) const {
+    for (int64_t w = 0; w < words_; ++w) {
+      united[w] = 0, common[w] = ~uint64_t{0};
+      for (int64_t i = rows.begin; i < rows.end; ++i) {
+        united[w] |= positive_[i * words_ + w];
+        common[w] &= allowed_[i * words_ + w];
+      }
+    }
+    for (int64_t i = rows.begin; i < rows.end; ++i) {
+      infinite[i] = exceeds(positive_ + i * words_, common) || exceeds(united, allowed_ + i * words_);
+    }
+  }
+
+  int64_t words() const { return words_; }
+
+ private:
+  // Whether a has an element that b has not.
+  bool exceeds(const uint64_t* a, const uint64_t* b) const {
+    for (int64_t w = 0; w < words_; ++w) {
+      if ((a[w] & ~b[w]) != 0) return true;
+    }
+    return false;
+  }
+
+  int64_t words_, rows_;
+  uint64_t *positive_ = nullptr, *allowed_ = nullptr;
+};
+
+}  // namespace pairloss::cpu::PAIRLOSS_ISA

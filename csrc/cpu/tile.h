@@ -1,0 +1,113 @@
+// One tile of the pair matrix: which of its ordered pairs have KL(P_r || P_c) < margin, and the hinge of those.
+//
+// KL(P_r || P_c) = h_r - sum_k P_rk L_ck. The sums are a matrix product, computed in blocks of kRowBlock x
+// kColumnBlock that live in registers; a pair is active where the sum is above h_r - margin.
+#pragma once
+
+namespace pairloss::cpu::PAIRLOSS_ISA {
+
+// 32, 16 or 8 vector registers hold 16, 8 or 8 accumulators.
+constexpr int64_t kRowBlock = PAIRLOSS_VECTOR_BYTES == 64 ? 8 : 4;
+template <class T>
+constexpr int64_t kColumnBlock = 2 * kLanes<T>;
+// Panels whose columns of one column block (32 KiB) stay in the first-level cache while all row blocks pass by.
+constexpr int64_t kPanelsAtOnce = 4;
+
+template <class T>
+struct PairOperands {
+  Panels<T> panels;
+  const T* p;       // Panels
+  const T* packed;  // pack_columns
+  const T* h;
+};
+
+struct Span {
+  int64_t begin, end;
+  int64_t size() const { return end - begin; }
+};
+
+template <class T>
+struct RegisterBlock {
+  Vec<T> sum[kRowBlock][2];
+
+  PAIRLOSS_INLINE void clear() {
+    for (auto& row : sum) row[0] = row[1] = Vec<T>{};
+  }
+  PAIRLOSS_INLINE void load_from(const T* scores, int64_t stride) {
+    for (int64_t r = 0; r < kRowBlock; ++r) {
+      for (int v = 0; v < 2; ++v) sum[r][v] = load(scores + r * stride + v * kLanes<T>);
+    }
+  }
+  PAIRLOSS_INLINE void store_to(T* scores, int64_t stride) const {
+    for (int64_t r = 0; r < kRowBlock; ++r) {
+      for (int v = 0; v < 2; ++v) store(scores + r * stride + v * kLanes<T>, sum[r][v]);
+    }
+  }
+  // Adds sum_k P_rk L_ck over the columns of the panels first .. last - 1.
+  PAIRLOSS_INLINE void accumulate(const PairOperands<T>& x, int64_t row, int64_t column, int64_t first, int64_t last) {
+    const T* packed = x.packed + column * x.panels.columns + first * Panels<T>::kWidth * kColumnBlock<T>;
+    for (int64_t panel = first; panel < last; ++panel) {
+      const int64_t width = x.panels.width(panel);
+      const T* p = x.p + x.panels.at(panel, row);
+      for (int64_t k = 0; k < width; ++k, packed += kColumnBlock<T>) {
+        const Vec<T> c0 = load(packed), c1 = load(packed + kLanes<T>);
+#pragma GCC unroll 8
+        for (int64_t r = 0; r < kRowBlock; ++r) {
+          const Vec<T> b = broadcast(p[r * width + k]);
+          sum[r][0] += b * c0;
+          sum[r][1] += b * c1;
+        }
+      }
+    }
+  }
+};
+
+// finished(row, column, block) for every register block of rows x columns with its complete sums. `scores` (tile x
+// tile) carries the sums from one group of panels to the next; it is not touched where one group is all.
+template <class T, class Finished>
+PAIRLOSS_INLINE void for_each_block(const PairOperands<T>& x, Span rows, Span columns, T* scores, Finished&& finished) {
+  const int64_t count = x.panels.count();
+  const int64_t stride = round_up(columns.size(), kColumnBlock<T>);
+  for (int64_t first = 0; first < count; first += kPanelsAtOnce) {
+    const int64_t last = first + kPanelsAtOnce < count ? first + kPanelsAtOnce : count;
+    for (int64_t column = columns.begin; column < columns.end; column += kColumnBlock<T>) {
+      for (int64_t row = rows.begin; row < rows.end; row += kRowBlock) {
+        T* saved = scores + (row - rows.begin) * stride + (column - columns.begin);
+        RegisterBlock<T> block;
+        if (first == 0) {
+          block.clear();
+        } else {
+          block.load_from(saved, stride);
+        }
+        block.accumulate(x, row, column, first, last);
+        if (last == count) {
+          finished(row, column, block);
+        } else {
+          block.store_to(saved, stride);
+        }
+      }
+    }
+  }
+}
+
+// bits (rows x columns, padded to words) of the pairs with KL < margin; what stands beyond the ends is undefined.
+template <class T>
+void find_active(const PairOperands<T>& x, Span rows, Span columns, double margin, T* scores, uint32_t* bits) {
+  const int64_t words = round_up(columns.size(), 32) / 32;
+  __builtin_memset(bits, 0, round_up(rows.size(), 32) * words * sizeof(uint32_t));
+  const T m = static_cast<T>(margin);
+  for_each_block(x, rows, columns, scores, [&](int64_t row, int64_t column, const RegisterBlock<T>& block)
+                     __attribute__((always_inline)) {
+    const int64_t c = column - columns.begin;
+    uint32_t* word = bits + (row - rows.begin) * words + c / 32;
+#pragma GCC unroll 8
+    for (int64_t r = 0; r < kRowBlock; ++r) {
+      const Vec<T> threshold = broadcast(x.h[row + r] - m);
+      const uint32_t mask = greater_mask(block.sum[r][0], threshold) |
+                            greater_mask(block.sum[r][1], threshold) << kLanes<T>;
+      word[r * words] |= mask << c % 32;
+    }
+  });
+}
+
+}  // namespace pairloss::cpu::PAIRLOSS_ISA

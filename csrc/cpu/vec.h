@@ -1,0 +1,121 @@
+// Vectors of one instruction set. Included once per set, with
+//   PAIRLOSS_ISA           the namespace of this copy of the kernels (baseline, avx2, avx512)
+//   PAIRLOSS_VECTOR_BYTES  16, 32 or 64
+// The compilers' vector extension gives arithmetic, comparison and selection; what it lacks is here.
+#pragma once
+
+namespace pairloss::cpu::PAIRLOSS_ISA {
+
+#define PAIRLOSS_INLINE [[gnu::always_inline]] inline
+
+template <class T>
+struct Simd;
+
+template <>
+struct Simd<float> {
+  typedef float V __attribute__((vector_size(PAIRLOSS_VECTOR_BYTES)));
+  typedef int32_t I __attribute__((vector_size(PAIRLOSS_VECTOR_BYTES)));
+};
+
+template <>
+struct Simd<double> {
+  typedef double V __attribute__((vector_size(PAIRLOSS_VECTOR_BYTES)));
+  typedef int64_t I __attribute__((vector_size(PAIRLOSS_VECTOR_BYTES)));
+};
+
+template <class T>
+using Vec = typename Simd<T>::V;
+
+template <class T>
+constexpr int64_t kLanes = PAIRLOSS_VECTOR_BYTES / sizeof(T);
+
+template <class T>
+PAIRLOSS_INLINE Vec<T> load(const T* from) {
+  Vec<T> v;
+  __builtin_memcpy(&v, from, sizeof v);
+  return v;
+}
+
+template <class T>
+PAIRLOSS_INLINE void store(T* to, Vec<T> v) {
+  __builtin_memcpy(to, &v, sizeof v);
+}
+
+template <class T>
+PAIRLOSS_INLINE Vec<T> broadcast(T x) {
+  return x - Vec<T>{};
+}
+
+// Bit l is set where a[l] > b[l].
+PAIRLOSS_INLINE uint32_t greater_mask(Vec<float> a, Vec<float> b) {
+#if PAIRLOSS_VECTOR_BYTES == 64
+  return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GT_OQ);
+#elif PAIRLOSS_VECTOR_BYTES == 32
+  return _mm256_movemask_ps(_mm256_cmp_ps((__m256)a, (__m256)b, _CMP_GT_OQ));
+#elif defined(__SSE2__)
+  return _mm_movemask_ps(_mm_cmpgt_ps((__m128)a, (__m128)b));
+#else
+  uint32_t mask = 0;
+  for (int64_t l = 0; l < kLanes<float>; ++l) mask |= uint32_t{a[l] > b[l]} << l;
+  return mask;
+#endif
+}
+
+PAIRLOSS_INLINE uint32_t greater_mask(Vec<double> a, Vec<double> b) {
+#if PAIRLOSS_VECTOR_BYTES == 64
+  return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_GT_OQ);
+#elif PAIRLOSS_VECTOR_BYTES == 32
+  return _mm256_movemask_pd(_mm256_cmp_pd((__m256d)a, (__m256d)b, _CMP_GT_OQ));
+#elif defined(__SSE2__)
+  return _mm_movemask_pd(_mm_cmpgt_pd((__m128d)a, (__m128d)b));
+#else
+  uint32_t mask = 0;
+  for (int64_t l = 0; l < kLanes<double>; ++l) mask |= uint32_t{a[l] > b[l]} << l;
+  return mask;
+#endif
+}
+
+// Lanes are added in halves, always in the same order.
+template <class T>
+PAIRLOSS_INLINE double horizontal_sum(Vec<T> v) {
+  double lane[kLanes<T>];
+  for (int64_t l = 0; l < kLanes<T>; ++l) lane[l] = v[l];
+  for (int64_t half = kLanes<T> / 2; half > 0; half /= 2) {
+    for (int64_t l = 0; l < half; ++l) lane[l] += lane[l + half];
+  }
+  return lane[0];
+}
+
+template <class T>
+PAIRLOSS_INLINE T horizontal_max(Vec<T> v) {
+  T largest = v[0];
+  for (int64_t l = 1; l < kLanes<T>; ++l) largest = v[l] > largest ? v[l] : largest;
+  return largest;
+}
+
+// exp(x) for x <= 0, 0 below the smallest normal number; NaN is not kept. float: 1 ulp, by 2^n times the degree 6
+// polynomial of Cephes (S. Moshier, expf) on |r| <= log(2) / 2.
+PAIRLOSS_INLINE Vec<float> exp_nonpositive(Vec<float> x) {
+  typedef Simd<float>::I I;
+  const Vec<float> magic = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+  const Vec<float> shifted = x * 1.44269504088896341f + magic;
+  const Vec<float> n = shifted - magic;
+  const Vec<float> r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
+  Vec<float> p = broadcast(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = (p * r * r + r) + 1.0f;
+  const Vec<float> y = (Vec<float>)((I)p + ((I)shifted << 23));
+  return x > -87.0f ? y : Vec<float>{};
+}
+
+PAIRLOSS_INLINE Vec<double> exp_nonpositive(Vec<double> x) {
+  Vec<double> y;
+  for (int64_t l = 0; l < kLanes<double>; ++l) y[l] = x[l] > -708.0 ? __builtin_exp(x[l]) : 0.0;
+  return y;
+}
+
+}  // namespace pairloss::cpu::PAIRLOSS_ISA

@@ -1,0 +1,8 @@
+"""Fused all-pairs contrastive losses for PyTorch."""
+
+from pairloss import reference
+from pairloss._arguments import PairStats
+from pairloss._version import __version__
+from pairloss.pair_kl_hinge import PairKLHingeLoss, pair_kl_hinge_loss
+
+__all__ = ["PairKLHingeLoss", "PairStats", "__version__", "pair_kl_hinge_loss", "reference"]

@@ -1,0 +1,5 @@
+"""The operators: one module each, with what the stable ABI cannot register from C++."""
+
+from pairloss._ops.pair_kl_hinge import pair_kl_hinge
+
+__all__ = ["pair_kl_hinge"]
