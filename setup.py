@@ -1,13 +1,13 @@
 """Builds pairloss's two libraries of operators; everything else is in pyproject.toml.
 
-    pairloss/_C.so       csrc/schema.cpp, csrc/cpu/*.cpp           always
-    pairloss/_C_cuda.so  csrc/cuda/*.cu, csrc/cuda/*.cpp           with a CUDA toolkit and a torch with CUDA
+    pairloss/_C.so       csrc/schema.cpp, csrc/cpu/*.cpp     always
+    pairloss/_C_cuda.so  csrc/cuda/*.cu, csrc/cuda/*.cpp     with a CUDA toolkit and a torch with CUDA
 
-Both use the LibTorch stable ABI and no Python C API, so that one wheel serves every torch from 2.10 on
-and every Python 3. Switches, all environment variables:
+Both use the LibTorch stable ABI and no Python C API, so that one wheel serves every torch from 2.10
+on and every Python 3. Switches, all environment variables:
 
     FORCE_CUDA=1          fail where the CUDA library cannot be built (0: never build it)
-    TORCH_CUDA_ARCH_LIST  compute capabilities, "8.0;9.0+PTX", or "native": those of this machine's GPUs
+    TORCH_CUDA_ARCH_LIST  compute capabilities, "8.0;9.0+PTX", or "native": of this machine's GPUs
     MAX_JOBS              how many compilers may run at once
     DEBUG=1               no optimisation, with debug information and assertions
 """
@@ -33,8 +33,8 @@ try:
     from torch.utils import cpp_extension
 except ImportError:
     sys.exit(
-        "pairloss is compiled against torch, and this Python has none. Either let pip fetch one for the "
-        "build (`pip install .`, with build isolation), or install torch>=2.10 first."
+        "pairloss is compiled against torch, and this Python has none. Either let pip fetch one for "
+        "the build (`pip install .`, with build isolation), or install torch>=2.10 first."
     )
 
 ROOT = Path(__file__).resolve().parent
@@ -75,7 +75,7 @@ def find_toolkit(torch_cuda: str) -> Toolkit | None:
         return toolkit
     places = [cpp_extension.CUDA_HOME, *sorted(glob.glob("/usr/local/cuda*"))]
     if nvcc := shutil.which("nvcc"):
-        places.insert(1, Path(nvcc).resolve().parents[1])
+        places.insert(1, str(Path(nvcc).resolve().parents[1]))
     found = [toolkit for place in places if place and (toolkit := toolkit_at(Path(place)))]
     found.sort(key=lambda toolkit: toolkit.version[0] != int(torch_cuda.split(".")[0]))
     return found[0] if found else None
@@ -91,8 +91,8 @@ def cuda_toolkit(sources: list[str]) -> tuple[Toolkit | None, str]:
         problem = f"torch {torch.__version__} is a build without CUDA"
     elif not (toolkit := find_toolkit(torch.version.cuda)):
         problem = (
-            "no CUDA toolkit (bin/nvcc and include/cuda_runtime_api.h) in CUDA_HOME, on the PATH or in "
-            "/usr/local/cuda*"
+            "no CUDA toolkit (bin/nvcc and include/cuda_runtime_api.h) in CUDA_HOME, on the PATH or "
+            "in /usr/local/cuda*"
         )
     elif toolkit.version[0] != int(torch.version.cuda.split(".")[0]):
         problem = f"torch was built for CUDA {torch.version.cuda}, the toolkit is {toolkit.name}"
@@ -106,7 +106,7 @@ def cuda_toolkit(sources: list[str]) -> tuple[Toolkit | None, str]:
 
 
 def cuda_archs(known: set[str]) -> list[str]:
-    """The compute capabilities to compile for. `known`: what nvcc can do, as in {"80", "90", "90a"}."""
+    """The compute capabilities to compile for, of those that nvcc knows: {"80", "90", "90a"}."""
     wanted = os.environ.get("TORCH_CUDA_ARCH_LIST", "").replace(",", ";").replace(" ", ";")
     if wanted == "native":
         gpus = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
@@ -120,8 +120,8 @@ def cuda_archs(known: set[str]) -> list[str]:
         form = re.fullmatch(r"(\d+)\.(\d[af]?)(\+PTX)?", arch)
         if not form or form[1] + form[2] not in known:
             sys.exit(
-                f"pairloss: TORCH_CUDA_ARCH_LIST has {arch!r}; expected capabilities such as 8.0 or 9.0+PTX, "
-                f"or native; this nvcc knows {' '.join(sorted(known))}"
+                f"pairloss: TORCH_CUDA_ARCH_LIST has {arch!r}; expected compute capabilities such as "
+                f"8.0 or 9.0+PTX, or native; this nvcc knows {' '.join(sorted(known))}"
             )
     return archs
 
@@ -188,7 +188,9 @@ def main() -> None:
     if toolkit:
         cpp_extension.CUDA_HOME = str(toolkit.home)
         nvcc = str(toolkit.home / "bin" / "nvcc")
-        codes = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True, check=True)
+        codes = subprocess.run(
+            [nvcc, "--list-gpu-code"], capture_output=True, text=True, check=True
+        )
         archs = cuda_archs({code.removeprefix("sm_") for code in codes.stdout.split()})
         cuda_sources += sorted(glob.glob("csrc/cuda/*.cpp"))
         libraries.append(library("_C_cuda", cuda_sources, toolkit, archs))
@@ -229,7 +231,11 @@ def main() -> None:
 
             compile_object = [*compiler, "-fPIC", *flags("CPPFLAGS"), *flags("CXXFLAGS")]
             link_library = [*compiler, "-shared", "-Wl,--as-needed", *flags("LDFLAGS")]
-            commands = {"compiler": compiler, "compiler_so": compile_object, "linker_so": link_library}
+            commands = {
+                "compiler": compiler,
+                "compiler_so": compile_object,
+                "linker_so": link_library,
+            }
             commands["linker_exe"] = compiler
             for name in self.compiler.executables:
                 if command := commands.get(name.removesuffix("_cxx")):

@@ -1,8 +1,8 @@
 """Loads the two libraries of operators, and says what to do where one cannot be loaded.
 
-``_C`` holds the schemas and the CPU kernels, ``_C_cuda`` the CUDA kernels. ``import pairloss`` works
-without them, because ``impl="reference"`` does; whoever asks for a fused operator gets the reason from
-:func:`require`.
+``_C`` holds the schemas and the CPU kernels, ``_C_cuda`` the CUDA kernels. ``import pairloss``
+works without them, because ``impl="reference"`` does; whoever asks for a fused operator gets the
+reason from :func:`require`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Status:
 
 
 def require(device_type: str) -> None:
-    """Raise the RuntimeError that explains why there is no fused operator for this kind of device."""
+    """Raise the RuntimeError that says why there is no fused operator for this kind of device."""
     problem = _PROBLEMS.get(device_type, f"pairloss has no kernels for {device_type!r} tensors")
     if problem is not None:
         raise RuntimeError(f'{problem}\nimpl="reference" works without.')
@@ -85,11 +85,9 @@ def _load_library(name: str, build: dict[str, Any]) -> str | None:
         if torch.torch_version.TorchVersion(torch.__version__) < "2.10":
             advice = "pairloss needs torch 2.10 or newer: upgrade torch"
         else:
-            advice = (
-                "Reinstall it: pip install --no-build-isolation --force-reinstall --no-deps ."
-            )
+            advice = "Reinstall it: pip install --no-build-isolation --force-reinstall --no-deps ."
         return (
-            f"pairloss could not load {path}: {error}\n"
+            f"pairloss could not load {path}: {error.__cause__ or error}\n"
             f"  built for  {_describe(build.get('torch'), build.get('cuda'))}\n"
             f"  you have   {_describe(torch.__version__, torch.version.cuda)}, "
             f"Python {platform.python_version()}\n"

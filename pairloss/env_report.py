@@ -29,8 +29,10 @@ def _rows() -> Iterator[tuple[str, str]]:
     yield "Python", f"{platform.python_version()} on {platform.platform()}"
     if status.build:
         build = status.build
-        yield "built with", f"torch {build['torch']}, {build['compiler']}" + (
-            ", DEBUG=1" if build["debug"] else ""
+        yield (
+            "built with",
+            f"torch {build['torch']}, {build['compiler']}"
+            + (", DEBUG=1" if build["debug"] else ""),
         )
         yield (
             "built for",

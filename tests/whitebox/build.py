@@ -1,4 +1,4 @@
-"""Compiles pairloss_whitebox: the insides of the CPU kernels, opened to pytest by pybind11, without torch.
+"""Compiles pairloss_whitebox: the insides of the CPU kernels, opened to pytest, without torch.
 
     python tests/whitebox/build.py --sanitize [pytest arguments]
 
