@@ -1,7 +1,7 @@
 """Builds pairloss's two libraries of operators; everything else is in pyproject.toml.
 
     pairloss/_C.so       csrc/schema.cpp, csrc/cpu/*.cpp     always
-    pairloss/_C_cuda.so  csrc/cuda/*.cu, csrc/cuda/*.cpp     with a CUDA toolkit and a torch with CUDA
+    pairloss/_C_cuda.so  csrc/cuda/*.cu, csrc/cuda/*.cpp     with a CUDA toolkit and torch with CUDA
 
 Both use the LibTorch stable ABI and no Python C API, so that one wheel serves every torch from 2.10
 on and every Python 3. Switches, all environment variables:
@@ -33,8 +33,8 @@ try:
     from torch.utils import cpp_extension
 except ImportError:
     sys.exit(
-        "pairloss is compiled against torch, and this Python has none. Either let pip fetch one for "
-        "the build (`pip install .`, with build isolation), or install torch>=2.10 first."
+        "pairloss is compiled against torch, and this Python has none. Either let pip fetch one "
+        "for the build (`pip install .`, with build isolation), or install torch>=2.10 first."
     )
 
 ROOT = Path(__file__).resolve().parent
@@ -91,8 +91,8 @@ def cuda_toolkit(sources: list[str]) -> tuple[Toolkit | None, str]:
         problem = f"torch {torch.__version__} is a build without CUDA"
     elif not (toolkit := find_toolkit(torch.version.cuda)):
         problem = (
-            "no CUDA toolkit (bin/nvcc and include/cuda_runtime_api.h) in CUDA_HOME, on the PATH or "
-            "in /usr/local/cuda*"
+            "no CUDA toolkit (bin/nvcc and include/cuda_runtime_api.h) in CUDA_HOME, on the PATH "
+            "or in /usr/local/cuda*"
         )
     elif toolkit.version[0] != int(torch.version.cuda.split(".")[0]):
         problem = f"torch was built for CUDA {torch.version.cuda}, the toolkit is {toolkit.name}"
@@ -120,8 +120,8 @@ def cuda_archs(known: set[str]) -> list[str]:
         form = re.fullmatch(r"(\d+)\.(\d[af]?)(\+PTX)?", arch)
         if not form or form[1] + form[2] not in known:
             sys.exit(
-                f"pairloss: TORCH_CUDA_ARCH_LIST has {arch!r}; expected compute capabilities such as "
-                f"8.0 or 9.0+PTX, or native; this nvcc knows {' '.join(sorted(known))}"
+                f"pairloss: TORCH_CUDA_ARCH_LIST has {arch!r}; expected compute capabilities such "
+                f"as 8.0 or 9.0+PTX, or native; this nvcc knows {' '.join(sorted(known))}"
             )
     return archs
 
