@@ -1,0 +1,1 @@
+"""Reference networks, data sets and training programs built on :mod:`pairloss`."""

@@ -1,0 +1,214 @@
+"""The whole way in one command: train, score, draw and report the paper's warm-start experiment.
+
+Run from a checkout: ``python -m models.demo --help``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models import data, experiment, plots, report, summary
+from models.checkpoint import CheckpointError
+from models.files import atomic_write, write_text
+from models.training import NonFiniteLossError, Recipe, scaled_milestones
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a data set is trained with unless the command line says otherwise."""
+
+    epochs: int
+    batch_size: int
+
+
+DEFAULTS = {
+    "digits": Defaults(epochs=20, batch_size=32),
+    "fashion-mnist": Defaults(epochs=5, batch_size=128),
+    "cifar10": Defaults(epochs=20, batch_size=128),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    args = parse(arguments)
+    try:
+        run(args, command=shlex.join(["python", "-m", "models.demo", *arguments]))
+    except (data.DataError, CheckpointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except NonFiniteLossError as error:
+        print(f"error: stopped, {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        again = shlex.join([*(a for a in arguments if a != "--resume"), "--resume"])
+        print(
+            f"\nInterrupted. {args.out / 'checkpoints'} has every finished epoch; go on with\n"
+            f"  python -m models.demo {again}",
+            file=sys.stderr,
+        )
+        return 130
+    return 0
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line, with each data set's defaults filled in."""
+    parser = argparse.ArgumentParser(
+        prog="python -m models.demo",
+        description="Train LeNet with cross-entropy, with the pair loss (variant A), and with "
+        "cross-entropy from the clustering's weights (warm start); write a report.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    per_data = ", ".join(
+        f"{name} {d.epochs} epochs of batches of {d.batch_size}" for name, d in DEFAULTS.items()
+    )
+    add = parser.add_argument
+    add("--data", choices=list(data.DATASETS), default="digits", help="data set")
+    add("--data-root", type=Path, default=Path("data"), help="where data sets lie", metavar="DIR")
+    add("--download", action="store_true", help="let torchvision fetch a missing data set")
+    add("--out", type=Path, default=Path("runs/demo"), help="where results go", metavar="DIR")
+    add("--resume", action="store_true", help="go on from the checkpoints in --out")
+    add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: a GPU if any")
+    add("--seed", type=_at_least(int, 0), default=0, help="of weights and batch order")
+    add(
+        "--epochs",
+        type=_at_least(int, 1),
+        default=argparse.SUPPRESS,
+        help=f"of each of the three runs (default: {per_data})",
+    )
+    add(
+        "--batch-size",
+        type=_at_least(int, 2),
+        default=argparse.SUPPRESS,
+        help="images in a batch (default: see --epochs)",
+    )
+    add(
+        "--lr",
+        type=_at_least(float, 0),
+        default=0.01,
+        help="learning rate; halved at the milestones",
+    )
+    add(
+        "--milestones",
+        type=int,
+        nargs="*",
+        default=argparse.SUPPRESS,
+        metavar="EPOCH",
+        help="(default: the paper's 25, 50, 75 of 95, scaled)",
+    )
+    add("--momentum", type=_at_least(float, 0), default=0.9, help="of SGD")
+    add("--weight-decay", type=_at_least(float, 0), default=5e-4, help="of SGD")
+    add("--margin", type=_at_least(float, 0), default=2.0, help="of the pair loss, in nats")
+    add("--no-batch-norm", action="store_true", help="LeNet without batch normalisation")
+    add("--impl", choices=["auto", "fused", "reference"], default="auto", help="of the pair loss")
+    add("--tsne-points", type=_at_least(int, 10), default=1000, help="test images in the picture")
+    args = parser.parse_args(arguments)
+    args.epochs = getattr(args, "epochs", DEFAULTS[args.data].epochs)
+    args.batch_size = getattr(args, "batch_size", DEFAULTS[args.data].batch_size)
+    args.milestones = getattr(args, "milestones", scaled_milestones(args.epochs))
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: this PyTorch sees no GPU")
+    return args
+
+
+def run(args: argparse.Namespace, command: str) -> None:
+    """Train, then write results and pictures into ``args.out``."""
+    started = time.perf_counter()
+    gpu = args.device == "cuda" or (args.device == "auto" and torch.cuda.is_available())
+    device = torch.device("cuda" if gpu else "cpu")
+    images = data.load(args.data, args.data_root, args.download).to(device)
+    print(
+        f"{images.title}: {len(images.train)} training and {len(images.test)} test images, on {device}"
+    )
+    if not args.resume:
+        # Old checkpoints must not be what a later --resume goes on from.
+        shutil.rmtree(args.out / "checkpoints", ignore_errors=True)
+
+    outcome = experiment.run(
+        images,
+        Recipe(
+            epochs=args.epochs,
+            batch_size=args.batch_size,
+            lr=args.lr,
+            momentum=args.momentum,
+            weight_decay=args.weight_decay,
+            milestones=tuple(args.milestones),
+        ),
+        margin=args.margin,
+        batch_norm=not args.no_batch_norm,
+        impl=args.impl,
+        seed=args.seed,
+        out=args.out,
+        resume=args.resume,
+        data_name=args.data,
+    )
+    results = {"command": command, **outcome.results}
+    print_tables(results)
+    write_outputs(args.out, results, outcome, images, args.tsne_points)
+    print(f"\n{args.out / 'report.html'} shows it all ({time.perf_counter() - started:.0f} s)")
+
+
+def print_tables(results: dict[str, Any]) -> None:
+    """Table 1 of the paper, then all scores."""
+    print(f"\n{summary.as_text(summary.table_1(results))}")
+    print(f"\n{summary.as_text(summary.full_table(results))}")
+    print(f"n = {results['data']['test_images']} test images, in percent [95 % Wilson interval]")
+
+
+def write_outputs(
+    out: Path,
+    results: dict[str, Any],
+    outcome: experiment.Outcome,
+    images: data.ImageData,
+    tsne_points: int,
+) -> None:
+    """results.json, the pictures and report.html."""
+    seed = results["recipe"]["seed"]
+    chosen = torch.randperm(len(images.test), generator=torch.Generator().manual_seed(seed))
+    chosen = chosen[:tsne_points]
+    points = {
+        phase: plots.tsne(outcome.test_outputs[phase][chosen], seed)
+        for phase in ("classification", "clustering")
+    }
+    results["tsne_points"] = len(chosen)
+    labels = images.test.labels.cpu()[chosen].numpy()
+    pictures = {
+        "tsne": plots.png(plots.tsne_figure(points, labels, results)),
+        "curves": plots.png(plots.curves_figure(results)),
+        "pairs": plots.png(plots.pairs_figure(results)),
+        "overview": plots.png(plots.overview_figure(points, labels, results), dpi=100),
+    }
+    for name, content in pictures.items():
+        with atomic_write(out / f"{name}.png") as file:
+            file.write(content)
+    write_text(out / "results.json", json.dumps(results, indent=2, allow_nan=False) + "\n")
+    write_text(out / "report.html", report.render(results, pictures))
+
+
+def _at_least(kind: type[int] | type[float], low: int) -> Any:
+    """An argparse type: a finite number that is not below ``low``."""
+
+    def convert(text: str) -> int | float:
+        number = kind(text)
+        if not (number >= low and math.isfinite(number)):
+            raise argparse.ArgumentTypeError(f"expected at least {low}, got {text}")
+        return number
+
+    convert.__name__ = kind.__name__  # argparse names it in "invalid ... value"
+    return convert
+
+
+if __name__ == "__main__":
+    sys.exit(main())

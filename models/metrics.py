@@ -1,0 +1,132 @@
+"""How good a clustering or a classification is, counted on a labelled set.
+
+A clustering is judged through its table of counts: row = cluster, column = class.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import linear_sum_assignment
+from scipy.stats import binomtest
+from sklearn.metrics import normalized_mutual_info_score
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """``correct`` of ``n``, with the 95 % interval of Wilson."""
+
+    correct: int
+    n: int
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, correct: int, n: int) -> Accuracy:
+        interval = binomtest(correct, n).proportion_ci(confidence_level=0.95, method="wilson")
+        return cls(correct, n, correct / n, float(interval.low), float(interval.high))
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Scores of predicted classes."""
+
+    accuracy: Accuracy
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """Scores of a clustering of a test set.
+
+    Attributes:
+        accuracy: under the best one-to-one assignment of clusters to classes *of the test set*, as
+            in the paper.
+        train_fitted_accuracy: under the assignment that is best on the training set.
+        nmi: mutual information over the geometric mean of the two entropies (Strehl & Ghosh).
+        purity: share of the images that belong to the largest class of their cluster.
+        clusters_in_use: clusters with at least one image.
+        confusion: images of each class (row) in the cluster assigned to each class (column).
+    """
+
+    accuracy: Accuracy
+    train_fitted_accuracy: Accuracy
+    nmi: float
+    purity: float
+    clusters_in_use: int
+    confusion: list[list[int]]
+
+
+def contingency(clusters: Ints, labels: Ints, num_clusters: int, num_classes: int) -> Ints:
+    """Counts (num_clusters, num_classes) of the images of each class in each cluster."""
+    flat = np.bincount(clusters * num_classes + labels, minlength=num_clusters * num_classes)
+    return flat.reshape(num_clusters, num_classes).astype(np.int64)
+
+
+def assign(counts: Ints) -> Ints:
+    """For each cluster the class it stands for, -1 for none: the Hungarian assignment.
+
+    One-to-one, and the number of rightly labelled images is the largest possible.
+    """
+    classes = np.full(len(counts), -1, dtype=np.int64)
+    rows, columns = linear_sum_assignment(counts, maximize=True)
+    classes[rows] = columns
+    return classes
+
+
+def assignment_accuracy(classes: Ints, clusters: Ints, labels: Ints) -> Accuracy:
+    """Accuracy of a clustering when cluster c stands for the class ``classes[c]``."""
+    return Accuracy.of(int((classes[clusters] == labels).sum()), len(labels))
+
+
+def clusters_in_use(counts: Ints) -> int:
+    """Clusters with at least one image."""
+    return int(counts.any(axis=1).sum())
+
+
+def purity(counts: Ints) -> float:
+    """Share of the images that belong to the largest class of their cluster."""
+    return float(counts.max(axis=1).sum() / counts.sum())
+
+
+def nmi(clusters: Ints, labels: Ints) -> float:
+    """I(clusters; labels) / sqrt(H(clusters) H(labels)); 0 when all images are in one cluster."""
+    return float(normalized_mutual_info_score(labels, clusters, average_method="geometric"))
+
+
+def classification(predictions: Ints, labels: Ints) -> Accuracy:
+    """Accuracy of predicted classes."""
+    return Accuracy.of(int((predictions == labels).sum()), len(labels))
+
+
+def clustering(
+    clusters: Ints,
+    labels: Ints,
+    train_clusters: Ints,
+    train_labels: Ints,
+    num_clusters: int,
+    num_classes: int,
+) -> Clustering:
+    """All scores of the clustering of a test set; the training set only fits an assignment."""
+    counts = contingency(clusters, labels, num_clusters, num_classes)
+    train_counts = contingency(train_clusters, train_labels, num_clusters, num_classes)
+    classes = assign(counts)
+    return Clustering(
+        accuracy=assignment_accuracy(classes, clusters, labels),
+        train_fitted_accuracy=assignment_accuracy(assign(train_counts), clusters, labels),
+        nmi=nmi(clusters, labels),
+        purity=purity(counts),
+        clusters_in_use=clusters_in_use(counts),
+        confusion=_by_class(counts, classes).tolist(),
+    )
+
+
+def _by_class(counts: Ints, classes: Ints) -> Ints:
+    """Class (row) x assigned class (column); clusters that stand for no class follow at the end."""
+    order = [int(c) for c in np.argsort(classes) if classes[c] >= 0]
+    order += [c for c in range(len(counts)) if classes[c] < 0]
+    return counts[order].T
