@@ -29,7 +29,7 @@ def pair_kl_hinge(
         ignore_index,
         with_grad,
     )
-    return loss, stats
+    return loss, stats.detach()  # else whoever keeps the statistics keeps the graph
 
 
 def _fake(
