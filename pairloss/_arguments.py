@@ -1,4 +1,4 @@
-"""Checks of the public arguments, shared by the fused op and the reference, and the codes of the op."""
+"""Checks of the public arguments, and the codes that the operators take for them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class PairStats(NamedTuple):
     Attributes:
         similar_pairs: valid unordered pairs with equal labels.
         dissimilar_pairs: valid unordered pairs with different labels.
-        active_fraction: share of the ordered dissimilar pairs with KL < margin (0 when there are none).
+        active_fraction: share of the ordered dissimilar pairs with KL < margin (0 without any).
         similar_loss: the part of the loss that comes from similar pairs.
         dissimilar_loss: the part that comes from dissimilar pairs. With ``reduction="mean"`` and
             ``"sum"`` the two parts add up to the loss; with ``"none"`` they are those of ``"sum"``.

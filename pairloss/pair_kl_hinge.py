@@ -1,4 +1,4 @@
-"""The all-pairs symmetric KL-hinge contrastive loss: the function and the module that users call."""
+"""The all-pairs symmetric KL-hinge contrastive loss, as a function and as a module."""
 
 from __future__ import annotations
 
@@ -65,8 +65,9 @@ def pair_kl_hinge_loss(
     With :math:`P_i = \mathrm{softmax}(z_i)` and :math:`D_{ij} = \mathrm{KL}(P_i \| P_j)` in nats,
 
     .. math::
-        \ell_{ij} = \begin{cases} D_{ij} & y_i = y_j \\ \max(m - D_{ij}, 0) & y_i \ne y_j \end{cases}
-        \qquad
+        \ell_{ij} = \begin{cases}
+            D_{ij} & y_i = y_j \\ \max(m - D_{ij}, 0) & y_i \ne y_j
+        \end{cases} \qquad
         \mathcal{L} = \frac{2}{N (N - 1)} \sum_{i < j} (\ell_{ij} + \ell_{ji})
 
     Memory is O(N K): neither the similarity matrix nor the matrix of divergences is ever stored.
@@ -82,11 +83,11 @@ def pair_kl_hinge_loss(
             :math:`D_{ij} < m` (strict).
         gradient: ``"both"``, the exact gradient; or ``"second"``, the gradient through the second
             argument of KL only, as in the code of Hsu & Kira (L2C).
-        reduction: ``"mean"`` over the valid unordered pairs; ``"sum"`` over them; or ``"none"``, for
-            each row the sum over its valid partners (N,), so that every pair stands in two rows.
+        reduction: ``"mean"`` over the valid unordered pairs; ``"sum"`` over them; or ``"none"``:
+            (N,), for each row the sum over its valid partners, so every pair stands in two rows.
         ignore_index: rows with this label take no part, and their gradient is 0.
         return_stats: also return a :class:`pairloss.PairStats`.
-        impl: ``"auto"`` or ``"fused"``, the kernels of this library; ``"reference"``, plain PyTorch.
+        impl: ``"auto"`` or ``"fused"``, this library's kernels; ``"reference"``, plain PyTorch.
 
     Returns:
         The loss: 0-d, or (N,) for ``"none"``; float64 for float64 logits, else float32. With

@@ -1,7 +1,7 @@
 """The loss in plain PyTorch, written from the definition: slow, O(N^2 K) memory, easy to check.
 
-Nothing here shares algebra with the fused kernels. It is differentiable to any order, and it is what
-``impl="reference"`` runs.
+Nothing here shares algebra with the fused kernels. It is differentiable to any order, and it is
+what ``impl="reference"`` runs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def pair_kl_hinge_loss(
     ignore_index: int = -100,
     return_stats: bool = False,
 ) -> Tensor | tuple[Tensor, PairStats]:
-    """Same arguments and result as :func:`pairloss.pair_kl_hinge_loss`, from Eqs. 2-4 of the paper."""
+    """As :func:`pairloss.pair_kl_hinge_loss`, from Eqs. 2-4 of the paper."""
     labels = check_arguments(logits, labels, margin, gradient, reduction, ignore_index)
     return evaluate(logits, labels, margin, gradient, reduction, ignore_index, return_stats)
 
@@ -51,8 +51,8 @@ def evaluate(
     divergence = _pairwise_kl(z, similar, second_only=gradient == "second")
 
     zero = divergence.new_zeros(())
-    # Eq. 3. ``margin - KL > 0`` is strict, as in the paper's max{}; the comparison is written so that NaN
-    # stays NaN instead of becoming an inactive pair.
+    # Eq. 3. ``margin - KL > 0`` is strict, as in the paper's max{}; the comparison is written so
+    # that NaN stays NaN instead of becoming an inactive pair.
     hinge = margin - divergence
     inactive = hinge <= 0
     similar_terms = torch.where(similar, divergence, zero)
@@ -88,13 +88,13 @@ def _pairwise_kl(z: Tensor, similar: Tensor, second_only: bool) -> Tensor:
     if second_only:  # Hsu & Kira: the first argument of KL is a constant
         log_p = log_p.detach()
     p = log_p.exp()
-    # Where P_ik = 0 the term is 0 whatever Q is, also when it reads 0 * inf. Both sides of each where()
-    # are made finite, since its backward multiplies the side not taken by 0.
+    # Where P_ik = 0 the term is 0 whatever Q is, also when it reads 0 * inf. Both sides of each
+    # where() are made finite, since its backward multiplies the side not taken by 0.
     support = p > 0
     p = torch.where(support, p, 0.0)[:, None, :]
     log_p = torch.where(support, log_p, 0.0)[:, None, :]
-    # P_ik > 0 = Q_jk: KL is infinite. For a similar pair so is its gradient; a dissimilar pair is beyond
-    # any margin, a constant.
+    # P_ik > 0 = Q_jk: KL is infinite. For a similar pair so is its gradient; a dissimilar pair is
+    # beyond any margin, a constant.
     unreachable = support[:, None, :] & (log_q == -torch.inf)[None, :, :]
     constant = unreachable & ~similar[:, :, None]
     log_q = torch.where(support[:, None, :] & ~constant, log_q[None, :, :], 0.0)

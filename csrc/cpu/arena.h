@@ -17,6 +17,7 @@ class Buffer {
   char* data() const { return data_; }
 
  private:
+  size_t bytes_;
   char* data_;
 };
 

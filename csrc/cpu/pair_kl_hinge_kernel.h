@@ -355,8 +355,8 @@ struct Selected {
     weight = arena.take<T>(weighted ? panels.rows * kLanes<T> : 0);
   }
 
+  // A row without active partners has no sums: its memory is never touched.
   void clear(const Panels<T>& panels, int64_t row, bool weighted) {
-    count[row] = 0;
     for_each_vector(panels, row, [&](int64_t at, int64_t) {
       store(sum + at, Vec<T>{});
       if (weighted) store(weighted_sum + at, Vec<T>{});
@@ -369,11 +369,15 @@ struct Selected {
     const int64_t words = round_up(from.size(), 32) / 32, rows = destination.size();
     int64_t set_bits[256 / 32] = {}, all = 0;
     for (int64_t d = 0; d < rows; ++d) {
+      int32_t partners = 0;
       for (int64_t w = 0; w < words; ++w) {
         const int bits_of_word = __builtin_popcount(bits[d * words + w]);
         set_bits[w] += bits_of_word;
-        count[destination.begin + d] += bits_of_word;
+        partners += bits_of_word;
       }
+      int32_t& so_far = count[destination.begin + d];
+      if (so_far == 0 && partners > 0) clear(panels, destination.begin + d, u != nullptr);
+      so_far += partners;
     }
     for (int64_t w = 0; w < words; ++w) all += set_bits[w];
     if (all == 0) return;
@@ -396,6 +400,7 @@ struct Selected {
   template <bool kWeighted>
   PAIRLOSS_INLINE Vec<T> difference(Vec<T> x, int64_t row, int64_t at, T u) const {
     const T n = static_cast<T>(count[row]);
+    if (count[row] == 0) return Vec<T>{};
     if constexpr (kWeighted) {
       return x * (u * n + weight[row * kLanes<T>]) - (load(sum + at) * u + load(weighted_sum + at));
     } else {
@@ -533,11 +538,9 @@ PairSums differentiate(const Problem& problem, const Workers& workers, double sc
   }
   w.source = batch.l, w.weighted_source = weighted_l;
   v.source = batch.p, v.weighted_source = weighted_p;
-  for_each_task(workers, batch.padded_rows / 32, [&](int64_t task) {
+  for (int64_t i = 0; i < panels.rows; ++i) w.count[i] = v.count[i] = 0;
+  for_each_task(workers, weighted ? batch.padded_rows / 32 : 0, [&](int64_t task) {
     for (int64_t i = task * 32; i < (task + 1) * 32; ++i) {
-      w.clear(panels, i, weighted);
-      v.clear(panels, i, weighted);
-      if (!weighted) continue;
       const T weight = i < batch.rows ? weights[classes.row[i]] : T(0);
       store(u + i * kLanes<T>, broadcast(weight));
       for_each_vector(panels, i, [&](int64_t at, int64_t) {
