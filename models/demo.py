@@ -53,12 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: stopped, {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        again = shlex.join([*(a for a in arguments if a != "--resume"), "--resume"])
-        print(
-            f"\nInterrupted. {args.out / 'checkpoints'} has every finished epoch; go on with\n"
-            f"  python -m models.demo {again}",
-            file=sys.stderr,
-        )
+        print(f"\nInterrupted. {_way_on(args.out, arguments)}", file=sys.stderr)
         return 130
     return 0
 
@@ -69,55 +64,48 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         prog="python -m models.demo",
         description="Train LeNet with cross-entropy, with the pair loss (variant A), and with "
         "cross-entropy from the clustering's weights (warm start); write a report.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    per_data = ", ".join(
-        f"{name} {d.epochs} epochs of batches of {d.batch_size}" for name, d in DEFAULTS.items()
-    )
-    add = parser.add_argument
-    add("--data", choices=list(data.DATASETS), default="digits", help="data set")
-    add("--data-root", type=Path, default=Path("data"), help="where data sets lie", metavar="DIR")
+    natural, positive = _at_least(int, 1), _at_least(float, 0)
+
+    add = parser.add_argument_group("data").add_argument
+    add("--data", choices=list(data.DATASETS), default="digits", help="default: digits")
+    add("--data-root", type=Path, default=Path("data"), metavar="DIR", help="default: data")
     add("--download", action="store_true", help="let torchvision fetch a missing data set")
-    add("--out", type=Path, default=Path("runs/demo"), help="where results go", metavar="DIR")
+
+    add = parser.add_argument_group("run").add_argument
+    out = Path("runs/demo")
+    add("--out", type=Path, default=out, metavar="DIR", help=f"for results; default: {out}")
     add("--resume", action="store_true", help="go on from the checkpoints in --out")
     add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: a GPU if any")
-    add("--seed", type=_at_least(int, 0), default=0, help="of weights and batch order")
-    add(
-        "--epochs",
-        type=_at_least(int, 1),
-        default=argparse.SUPPRESS,
-        help=f"of each of the three runs (default: {per_data})",
-    )
-    add(
-        "--batch-size",
-        type=_at_least(int, 2),
-        default=argparse.SUPPRESS,
-        help="images in a batch (default: see --epochs)",
-    )
-    add(
-        "--lr",
-        type=_at_least(float, 0),
-        default=0.01,
-        help="learning rate; halved at the milestones",
-    )
+    add("--seed", type=_at_least(int, 0), default=0, help="of weights and batches; default: 0")
+    add("--tsne-points", type=_at_least(int, 10), default=1000, help="in the picture; 1000")
+
+    add = parser.add_argument_group("recipe").add_argument
+    epochs = ", ".join(f"{name} {d.epochs}" for name, d in DEFAULTS.items())
+    add("--epochs", type=natural, help=f"of each of the three runs; default: {epochs}")
+    sizes = ", ".join(f"{name} {d.batch_size}" for name, d in DEFAULTS.items())
+    add("--batch-size", type=_at_least(int, 2), help=f"default: {sizes}")
+    add("--lr", type=positive, default=0.01, help="learning rate; default: 0.01")
     add(
         "--milestones",
-        type=int,
+        type=natural,
         nargs="*",
-        default=argparse.SUPPRESS,
         metavar="EPOCH",
-        help="(default: the paper's 25, 50, 75 of 95, scaled)",
+        help="where the learning rate halves; default: the paper's 25, 50, 75 of 95, scaled",
     )
-    add("--momentum", type=_at_least(float, 0), default=0.9, help="of SGD")
-    add("--weight-decay", type=_at_least(float, 0), default=5e-4, help="of SGD")
-    add("--margin", type=_at_least(float, 0), default=2.0, help="of the pair loss, in nats")
+    add("--momentum", type=positive, default=0.9, help="default: 0.9")
+    add("--weight-decay", type=positive, default=5e-4, help="default: 0.0005")
+    add("--margin", type=positive, default=2.0, help="of the pair loss, in nats; default: 2")
     add("--no-batch-norm", action="store_true", help="LeNet without batch normalisation")
     add("--impl", choices=["auto", "fused", "reference"], default="auto", help="of the pair loss")
-    add("--tsne-points", type=_at_least(int, 10), default=1000, help="test images in the picture")
+
     args = parser.parse_args(arguments)
-    args.epochs = getattr(args, "epochs", DEFAULTS[args.data].epochs)
-    args.batch_size = getattr(args, "batch_size", DEFAULTS[args.data].batch_size)
-    args.milestones = getattr(args, "milestones", scaled_milestones(args.epochs))
+    if args.epochs is None:
+        args.epochs = DEFAULTS[args.data].epochs
+    if args.batch_size is None:
+        args.batch_size = DEFAULTS[args.data].batch_size
+    if args.milestones is None:
+        args.milestones = scaled_milestones(args.epochs)
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: this PyTorch sees no GPU")
     return args
@@ -129,9 +117,8 @@ def run(args: argparse.Namespace, command: str) -> None:
     gpu = args.device == "cuda" or (args.device == "auto" and torch.cuda.is_available())
     device = torch.device("cuda" if gpu else "cpu")
     images = data.load(args.data, args.data_root, args.download).to(device)
-    print(
-        f"{images.title}: {len(images.train)} training and {len(images.test)} test images, on {device}"
-    )
+    sizes = f"{len(images.train)} training and {len(images.test)} test images"
+    print(f"{images.title}: {sizes}, on {device}")
     if not args.resume:
         # Old checkpoints must not be what a later --resume goes on from.
         shutil.rmtree(args.out / "checkpoints", ignore_errors=True)
@@ -195,6 +182,15 @@ def write_outputs(
             file.write(content)
     write_text(out / "results.json", json.dumps(results, indent=2, allow_nan=False) + "\n")
     write_text(out / "report.html", report.render(results, pictures))
+
+
+def _way_on(out: Path, arguments: Sequence[str]) -> str:
+    """What to do after Ctrl-C."""
+    checkpoints = out / "checkpoints"
+    if not checkpoints.exists():
+        return "Nothing was trained yet."
+    again = shlex.join([*(a for a in arguments if a != "--resume"), "--resume"])
+    return f"{checkpoints} has every finished epoch; go on with\n  python -m models.demo {again}"
 
 
 def _at_least(kind: type[int] | type[float], low: int) -> Any:

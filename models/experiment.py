@@ -1,4 +1,4 @@
-"""The paper's warm-start experiment: cross-entropy, clustering, and cross-entropy from the clusters."""
+"""The warm-start experiment: cross-entropy, clustering, and cross-entropy from the clusters."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from models.training import (
 
 @dataclass(frozen=True)
 class Phase:
-    """One of the three training runs. ``start`` names the run whose final weights it begins with."""
+    """One of the three runs. ``start`` names the run whose final weights it begins with."""
 
     name: str
     title: str

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class LeNet(nn.Module):
-    """Two 5x5 convolutions, each with batch normalisation, ReLU and 2x2 max-pooling, then FC1-FC2-FC3.
+    """Two 5x5 convolutions, each with batch normalisation, ReLU and 2x2 max-pooling; FC1-FC2-FC3.
 
     The convolutions are those of Hsu & Kira's CIFAR network. They are not padded, so an input has
     at least 16 x 16 pixels; 28 x 28 gives 800 features, 32 x 32 gives 1250.

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from sklearn.manifold import TSNE
 from torch import Tensor
 
@@ -145,6 +146,6 @@ def _line(
 ) -> None:
     axis.plot(x, y, color=colour, label=label, linewidth=1.8, marker="o", markersize=3)
     axis.set_xlabel("epoch")
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(axis="y", color="#e6e9ee")
     axis.spines[["top", "right"]].set_visible(False)

@@ -37,7 +37,7 @@ def render(results: dict[str, Any], pictures: dict[str, bytes]) -> str:
 
 
 def _confusion(results: dict[str, Any]) -> list[tuple[str, list[tuple[int, float]]]]:
-    """For each class its name and, for each assigned cluster, the count and its share of the class."""
+    """For each class its name and, by assigned cluster, the count and its share of the class."""
     rows = results["phases"]["clustering"]["scores"]["confusion"]
     return [
         (name, [(count, count / max(1, sum(row))) for count in row])
@@ -61,8 +61,8 @@ def _facts(results: dict[str, Any]) -> dict[str, dict[str, str]]:
 
 
 def _plain(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, (list, tuple)):
         return ", ".join(map(str, value)) or "none"
-    return (
-        {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
-    )
+    return str(value)

@@ -11,7 +11,7 @@ Table = list[list[str]]  # the first row is the heading
 
 
 def table_1(results: dict[str, Any]) -> Table:
-    """The paper's Table 1: three accuracies in percent; beside its own figures where they compare."""
+    """The paper's Table 1: three accuracies in percent, beside its own where they compare."""
     data = results["data"]
     compare = data["name"] == "cifar10"
     rows = [["", data["title"]] + (["paper, 95 epochs"] if compare else [])]
@@ -57,9 +57,12 @@ def full_table(results: dict[str, Any]) -> Table:
 
 def as_text(table: Table) -> str:
     """Columns aligned with blanks: the first to the left, the others to the right."""
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = [
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))])
+        "  ".join(
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
         for row in table
     ]
     lines.insert(1, "-" * len(lines[0]))
@@ -71,6 +74,5 @@ def _percent(value: float) -> str:
 
 
 def _accuracy(accuracy: dict[str, Any]) -> str:
-    return (
-        f"{_percent(accuracy['value'])} [{100 * accuracy['low']:.1f}, {100 * accuracy['high']:.1f}]"
-    )
+    low, high = 100 * accuracy["low"], 100 * accuracy["high"]
+    return f"{_percent(accuracy['value'])} [{low:.1f}, {high:.1f}]"

@@ -34,7 +34,7 @@ class NonFiniteLossError(Exception):
 
 @dataclass(frozen=True)
 class Recipe:
-    """SGD as in the paper's Tables 6-10; the learning rate is multiplied by a factor at milestones."""
+    """SGD as in the paper's Tables 6-10; at each milestone ``lr`` is multiplied by a factor."""
 
     epochs: int
     batch_size: int
@@ -114,7 +114,7 @@ def train(
     scheduler = torch.optim.lr_scheduler.MultiStepLR(
         optimizer, list(recipe.milestones), recipe.lr_factor
     )
-    parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
+    parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
     history: list[Record] = []
 
     def save() -> None:
@@ -194,9 +194,10 @@ def _last_if_finite(losses: Iterable[Tensor], epoch: int, step: int) -> float:
     if not finite.all():
         first = int(finite.int().argmin())
         seen = ", ".join(f"{value:.4g}" for value in values[: first + 1].tolist())
+        at = step - len(values) + first + 1
         raise NonFiniteLossError(
-            f"the loss is {values[first]:.4g} at epoch {epoch}, step {step - len(values) + first + 1}; "
-            f"the latest losses were {seen}. A lower --lr may help."
+            f"the loss is {values[first]:.4g} at epoch {epoch}, step {at}; the latest losses "
+            f"were {seen}. A lower --lr may help."
         )
     return float(values[-1])
 

@@ -1,4 +1,4 @@
-"""What a data set is to the training programs: two splits of images and labels, whole, in memory."""
+"""What a data set is to the programs: two splits of images and labels, whole, in memory."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Split:
     def shuffled_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """All rows once, in an order drawn from PyTorch's CPU generator.
 
-        A last batch of a single row is left out: it has no pair, and batch normalisation refuses it.
-        The data is one tensor on the device, so this needs no worker processes.
+        A last batch of a single row is left out: it has no pair, and batch normalisation refuses
+        it. The data is one tensor on the device, so this needs no worker processes.
         """
         order = torch.randperm(len(self)).to(self.labels.device)
         for rows in order.split(batch_size):
@@ -58,7 +58,7 @@ class ImageData:
 
 
 def standardise(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor, str]:
-    """Both splits by the mean and standard deviation of all training pixels, and a note of the two."""
+    """Both splits by the mean and deviation of all training pixels, and a note of the two."""
     std, mean = torch.std_mean(train, correction=0)
     note = f"mean {mean:.4f}, standard deviation {std:.4f} of the training pixels"
     return (train - mean) / std, (test - mean) / std, note

@@ -66,7 +66,8 @@ def write_cifar10(root: Path, monkeypatch) -> np.ndarray:
     names = [f"data_batch_{i}" for i in range(1, 6)]
     monkeypatch.setattr(CIFAR10, "train_list", [write_batch(name) for name in names])
     monkeypatch.setattr(CIFAR10, "test_list", [write_batch("test_batch")])
-    classes = "airplane automobile bird cat deer dog frog horse ship truck".split()
+    classes = ["airplane", "automobile", "bird", "cat", "deer"]
+    classes += ["dog", "frog", "horse", "ship", "truck"]
     meta = {"filename": "batches.meta", "key": "label_names"}
     meta["md5"] = write("batches.meta", {"label_names": classes})
     monkeypatch.setattr(CIFAR10, "meta", meta)

@@ -1,4 +1,4 @@
-"""The training loop: exact resume, interrupts, a loss that is NaN, and that the pair loss is learnt."""
+"""The training loop: exact resume, interrupts, a NaN loss, and that the pair loss is learnt."""
 
 import contextlib
 
@@ -25,7 +25,7 @@ CLASSES = 4
 
 
 class Network(nn.Module):
-    """Small, with batch normalisation and dropout: state and random numbers that a resume must restore."""
+    """Small, but with the state and the random numbers that a resume must restore."""
 
     def __init__(self):
         super().__init__()
