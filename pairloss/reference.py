@@ -41,8 +41,9 @@ def evaluate(
     """The loss of arguments that have been checked."""
     z = logits.to(torch.float64 if logits.dtype == torch.float64 else torch.float32)
     valid = labels != ignore_index
-    # Rows that take no part must not reach the result, not even as 0 * NaN in the backward.
-    z = torch.where(valid[:, None], z, 0.0)
+    # Rows that take no part, one without partners included, must not reach the result, not even as
+    # 0 * NaN in the backward.
+    z = torch.where((valid & (valid.sum() > 1))[:, None], z, 0.0)
 
     pair = valid[:, None] & valid[None, :]
     pair = pair & ~torch.eye(len(z), dtype=torch.bool, device=z.device)
