@@ -85,6 +85,8 @@ def check_options(margin: float, gradient: str, reduction: str, ignore_index: in
     check_choice("reduction", reduction, tuple(REDUCTIONS))
     if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
         raise TypeError(f"ignore_index: expected an int, got {type(ignore_index).__name__}")
+    if not -(2**63) <= ignore_index < 2**63:
+        raise ValueError(f"ignore_index: expected an int64 value, got {ignore_index}")
 
 
 def check_choice(argument: str, value: str, choices: tuple[str, ...]) -> None:
