@@ -17,11 +17,12 @@ ENVIRONMENT := $(VENV)/.complete
 EDITABLE := $(VENV)/.editable
 endif
 
-.PHONY: help demo test bench lint sanitize build clean
+.PHONY: help demo test bench bench-compare lint sanitize build clean
 help:
 	@echo 'make demo      train on real images, write runs/demo/   ARGS="--data fashion-mnist"'
 	@echo 'make test      run the tests                            ARGS="-k gradcheck"'
 	@echo 'make bench     speed and memory beside the alternatives'
+	@echo 'make bench-compare  whether it became slower than in the committed record'
 	@echo 'make lint      ruff, mypy, clang-format'
 	@echo 'make sanitize  the CPU kernels under AddressSanitizer and UBSan'
 	@echo 'make build     compile what has changed'
@@ -37,6 +38,9 @@ test: build
 
 bench: build
 	$(PYTHON) -m benchmarks $(ARGS)
+
+bench-compare: build
+	$(PYTHON) -m benchmarks.compare $(ARGS)
 
 # pip puts the tools beside Python, which need not be on the PATH.
 lint: export PATH := $(dir $(PYTHON)):$(PATH)
