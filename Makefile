@@ -51,7 +51,7 @@ lint: $(ENVIRONMENT)
 	clang-format --dry-run -Werror $(CPP_FILES)
 
 sanitize: $(ENVIRONMENT)
-	$(PYTHON) tests/whitebox/build.py --sanitize $(ARGS)
+	$(PYTHON) -m tests.sanitize $(ARGS)
 
 build: $(BUILT) $(EDITABLE)
 

@@ -9,7 +9,7 @@ on and every Python 3. Switches, all environment variables:
     FORCE_CUDA=1          fail where the CUDA library cannot be built (0: never build it)
     TORCH_CUDA_ARCH_LIST  compute capabilities, "8.0;9.0+PTX", or "native": of this machine's GPUs
     MAX_JOBS              how many compilers may run at once
-    DEBUG=1               no optimisation, with debug information and assertions
+    DEBUG=1               for a debugger: little optimised, with debug information and assertions
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def library(name: str, sources: list[str], toolkit: Toolkit | None, archs: list[
     torch_folder = Path(torch.__file__).parent
     # No -std: torch adds the one that its headers need. The sources themselves are C++17.
     both = [STABLE_ABI, "-isystem", str(torch_folder / "include")]
-    both += ["-O0", "-g"] if DEBUG else ["-O3", "-DNDEBUG"]
+    both += ["-Og", "-g"] if DEBUG else ["-O3", "-DNDEBUG"]
     strip = [] if DEBUG else ["-Wl,--strip-all"]
     # Error messages name csrc/..., wherever that was.
     host = [f"-ffile-prefix-map={ROOT}/=", f"-ffile-prefix-map={torch_folder}/include/="]
@@ -207,10 +207,10 @@ def main() -> None:
 
     class BuildLibraries(cpp_extension.BuildExtension.with_options(no_python_abi_suffix=True)):
         def finalize_options(self) -> None:
-            super().finalize_options()
             # One folder for every kind of build (pip gives editable ones a temporary one), so that
             # each compiles only what has changed.
-            self.build_temp = f"build/objects-torch{torch.__version__}{'-debug' * DEBUG}"
+            self.build_temp = self.build_temp or f"build/objects-torch{torch.__version__}"
+            super().finalize_options()
 
         def run(self) -> None:
             print(f"pairloss: torch {torch.__version__}, {build_info['compiler']}", flush=True)

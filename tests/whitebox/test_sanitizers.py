@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from types import ModuleType
 
 import pytest
 
-SANITIZED = os.environ.get("PAIRLOSS_SANITIZE") == "1"
+from tests.native_build import SANITIZE
 
 
 def test_module_is_what_was_asked_for(whitebox: ModuleType) -> None:
-    assert whitebox.sanitized == SANITIZED
+    assert whitebox.sanitized == SANITIZE
 
 
-@pytest.mark.skipif(not SANITIZED, reason="make sanitize")
+@pytest.mark.skipif(not SANITIZE, reason="make sanitize")
 @pytest.mark.parametrize(
     ("bug", "report"),
     [
