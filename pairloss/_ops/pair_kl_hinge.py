@@ -100,9 +100,7 @@ def _backward(ctx: Any, grad_loss: Tensor | None, *_: None) -> tuple[Tensor | No
     if grad_loss is not None:
         logits, saved = ctx.saved_tensors
         if ctx.per_row:
-            grad_logits = torch.ops.pairloss.pair_kl_hinge_backward.default(
-                grad_loss, logits, saved, *ctx.options
-            )
+            grad_logits = _RowNode.apply(grad_loss, logits, saved, *ctx.options)
         elif ctx.with_grad:
             # Half logits keep a float32 gradient until it has been scaled: a mean over all pairs is
             # below float16's range long before a loss scaler's factor comes in.
@@ -123,6 +121,10 @@ def _refuse(ctx: Any, *grads: Tensor | None) -> tuple[None, ...]:
     )
 
 
+def _save_nothing(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    pass
+
+
 class _NoSecondDerivative(torch.autograd.Function):
     """The identity of a gradient, connected to what it was computed from."""
 
@@ -130,12 +132,23 @@ class _NoSecondDerivative(torch.autograd.Function):
     def forward(grad: Tensor, logits: Tensor) -> Tensor:
         return grad.view_as(grad)
 
+    generate_vmap_rule = True
+    setup_context = staticmethod(_save_nothing)
+    backward = staticmethod(_refuse)
+
+
+class _RowNode(torch.autograd.Function):
+    """pair_kl_hinge_backward, for functorch too: a registered formula is not enough for that."""
+
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        pass
+    def forward(*arguments: Any) -> Tensor:
+        grad: Tensor = torch.ops.pairloss.pair_kl_hinge_backward.default(*arguments)
+        return grad
 
     generate_vmap_rule = True
+    setup_context = staticmethod(_save_nothing)
     backward = staticmethod(_refuse)
+    jvp = staticmethod(_refuse)
 
 
 class _Node(torch.autograd.Function):
