@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+import ctypes
+
+import pytest
+
+from tests.cuda_emulation.emulation import Kernels, build
+
+
+@pytest.fixture(scope="session")
+def kernels() -> Kernels:
+    """The CUDA kernels on the emulation."""
+    return Kernels(build("pair_kl_hinge"))
+
+
+@pytest.fixture(scope="session")
+def bad_kernels() -> ctypes.CDLL:
+    """Kernels that the emulation must refuse."""
+    library = build("bad_kernels")
+    library.run_kernel.restype = ctypes.c_char_p
+    library.run_kernel.argtypes = [ctypes.c_char_p, ctypes.c_int64]
+    return library
