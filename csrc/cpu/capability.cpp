@@ -2,13 +2,34 @@
 
 #include <cstdlib>
 #include <string_view>
+#if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace pairloss::cpu {
 namespace {
 
+// Tiles and bfloat16 on the processor, and the kernel's leave to use them: the state of the tiles is 8 KiB, which a
+// Linux process has to ask for.
+bool has_amx() {
+#if defined(__x86_64__) && defined(__linux__)
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return false;
+  constexpr unsigned kBfloat16 = 1u << 22, kTile = 1u << 24;
+  if ((d & kBfloat16) == 0 || (d & kTile) == 0) return false;
+  if (__get_cpuid_count(7, 1, &a, &b, &c, &d) == 0 || (a & 1u << 5) == 0) return false;  // AVX512-BF16
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;  // asm/prctl.h
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
 Capability decide() {
   Capability best = Capability::baseline;
-  for (Capability c : {Capability::avx2, Capability::avx512}) {
+  for (Capability c : {Capability::avx2, Capability::avx512, Capability::amx}) {
     if (is_supported(c)) best = c;
   }
   const char* value = std::getenv("PAIRLOSS_CPU_CAPABILITY");
@@ -16,6 +37,7 @@ Capability decide() {
   if (wanted == "default") return Capability::baseline;
   if (wanted == "avx2" && is_supported(Capability::avx2)) return Capability::avx2;
   if (wanted == "avx512" && is_supported(Capability::avx512)) return Capability::avx512;
+  if (wanted == "amx" && is_supported(Capability::amx)) return Capability::amx;
   return best;
 }
 
@@ -29,9 +51,12 @@ bool is_supported(Capability capability) {
     case Capability::avx512:
       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    case Capability::amx:
+      return is_supported(Capability::avx512) && has_amx();
 #else
     case Capability::avx2:
     case Capability::avx512:
+    case Capability::amx:
       return false;
 #endif
     case Capability::baseline:
@@ -48,6 +73,8 @@ Capability capability() {
 const Kernels& kernels_for(Capability capability) {
   switch (capability) {
 #if defined(__x86_64__)
+    case Capability::amx:
+      return amx::kernels;
     case Capability::avx512:
       return avx512::kernels;
     case Capability::avx2:

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <new>
 #include <optional>
+#include <type_traits>
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif

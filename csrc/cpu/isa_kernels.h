@@ -9,6 +9,7 @@
 #include "cpu/subset_sums.h"
 #include "cpu/tile.h"
 //
+#include "cpu/amx.h"
 #include "cpu/supports.h"
 //
 #include "cpu/pair_kl_hinge_kernel.h"

@@ -51,6 +51,9 @@ extern const Kernels kernels;
 namespace avx512 {
 extern const Kernels kernels;
 }
+namespace amx {
+extern const Kernels kernels;
+}
 
 // Work, in multiply-adds, below which one thread is faster than waking others.
 constexpr int64_t kSerialWork = 1'000'000;

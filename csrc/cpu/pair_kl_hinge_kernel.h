@@ -21,10 +21,22 @@ inline int64_t tile_size(int64_t rows) { return rows <= 128 ? 64 : rows <= 512 ?
 template <class T>
 struct Scratch {
   T *z, *e;                  // one row
-  T* scores;                 // tile x tile
+  T* scores;                 // of one tile
   T* tables;                 // subset sums
   uint32_t *bits, *flipped;  // tile x tile bits, and their transpose
+#if defined(PAIRLOSS_AMX)
+  AmxScratch amx;
+#endif
 };
+
+// What finds the active pairs, in double and in float.
+#if defined(PAIRLOSS_AMX)
+template <class T>
+using Tiles = std::conditional_t<std::is_same_v<T, float>, AmxTiles, VectorTiles<T>>;
+#else
+template <class T>
+using Tiles = VectorTiles<T>;
+#endif
 
 template <class T>
 struct Batch {
@@ -35,7 +47,7 @@ struct Batch {
   Panels<T> panels;
   bool has_similar, has_dissimilar;
 
-  T *p, *l, *packed, *h;
+  T *p, *l, *h;
   T* reference;
   ClassMeans<T> means;
   double *similar, *dissimilar;  // per row: its part of the loss
@@ -60,11 +72,10 @@ struct Batch {
   Span block(int64_t b) const { return {b * tile, (b + 1) * tile < rows ? (b + 1) * tile : rows}; }
   bool has_partners(int64_t position) const { return classes.size(classes.of[position]) > 1; }
 
-  void lay_out(Arena& arena, bool needs_tables) {
-    const int64_t size = panels.size();
-    p = arena.take<T>(size);
-    l = arena.take<T>(size);
-    packed = arena.take<T>(has_dissimilar ? size : 0);
+  // scores_size, tables_size: of every worker's scratch.
+  void lay_out(Arena& arena, int64_t scores_size, int64_t tables_size) {
+    p = arena.take<T>(panels.size());
+    l = arena.take<T>(panels.size());
     h = arena.take<T>(padded_rows);
     reference = arena.take<T>(panels.columns);
     if (has_similar) {
@@ -74,15 +85,17 @@ struct Batch {
     similar = arena.take<double>(rows);
     dissimilar = arena.take<double>(rows);
     scratch = arena.take<Scratch<T>>(workers.count);
-    const bool needs_scores = !needs_tables || panels.count() > kPanelsAtOnce;
     for (int64_t w = 0; w < workers.count; ++w) {
       Scratch<T> s;
       s.z = arena.take<T>(panels.columns);
       s.e = arena.take<T>(panels.columns);
-      s.scores = arena.take<T>(has_dissimilar && needs_scores ? tile * tile : 0);
-      s.tables = arena.take<T>(has_dissimilar && needs_tables ? kTableElements<T> : 0);
+      s.scores = arena.take<T>(scores_size);
+      s.tables = arena.take<T>(tables_size);
       s.bits = arena.take<uint32_t>(tile * tile / 32);
       s.flipped = arena.take<uint32_t>(tile * tile / 32);
+#if defined(PAIRLOSS_AMX)
+      s.amx.lay_out(arena, tile);
+#endif
       if (scratch != nullptr) scratch[w] = s;
     }
   }
@@ -90,13 +103,13 @@ struct Batch {
 
 enum class Health { fine, nan };
 
-// P, L, h of all rows, in tasks of 32. `supports` is filled if any two rows mask different columns, and the caller
-// owns its memory.
-template <class T>
-Health make_rows(Batch<T>& batch, RowFlags& flags) {
+// P, L, h of all rows, and what `tiles` packs of them, in tasks of 32 rows.
+template <class T, class Tiles>
+Health make_rows(Batch<T>& batch, Tiles& tiles, RowFlags& flags) {
   const Problem& problem = batch.problem;
   Reference<T> reference{batch.reference, 0.0};
   reference.set(problem, batch.panels, batch.scratch[0].z, batch.scratch[0].e);
+  tiles.set_rows(batch.p, batch.l, batch.h, reference);
   std::atomic<bool> nan{false}, masked{false};
   std::atomic<int64_t> next{0};
   const int64_t tasks = batch.padded_rows / 32;
@@ -117,10 +130,7 @@ Health make_rows(Batch<T>& batch, RowFlags& flags) {
           });
         }
       }
-      if (!batch.has_dissimilar) continue;
-      for (int64_t i = task * 32; i < (task + 1) * 32; i += kColumnBlock<T>) {
-        pack_columns(batch.panels, batch.l, i, kColumnBlock<T>, batch.packed);
-      }
+      if (batch.has_dissimilar) tiles.pack(task * 32);
     }
   });
   flags = {nan.load(), masked.load()};
@@ -235,11 +245,13 @@ PairSums evaluate(const Problem& problem, const Workers& workers, double* row_lo
     return {};
   }
 
+  VectorTiles<T> tiles(batch.panels, problem.margin);
   double* by_column;
   T* column_sums;  // of one tile, per worker
   int64_t* active;
   const auto lay_out = [&](Arena& arena) {
-    batch.lay_out(arena, false);
+    batch.lay_out(arena, batch.tile * batch.tile, 0);
+    tiles.lay_out(arena);
     by_column = arena.take<double>(batch.rows);
     column_sums = arena.take<T>(workers.count * batch.tile);
     active = arena.take<int64_t>(batch.rows);
@@ -251,7 +263,7 @@ PairSums evaluate(const Problem& problem, const Workers& workers, double* row_lo
   lay_out(arena);
 
   RowFlags flags;
-  if (make_rows(batch, flags) == Health::nan) {
+  if (make_rows(batch, tiles, flags) == Health::nan) {
     for (int64_t i : classes.row) {
       if (row_losses != nullptr) row_losses[i] = NAN;
     }
@@ -265,7 +277,6 @@ PairSums evaluate(const Problem& problem, const Workers& workers, double* row_lo
     batch.dissimilar[i] = by_column[i] = 0.0;
     active[i] = 0;
   }
-  const PairOperands<T> operands{batch.panels, batch.p, batch.packed, batch.h};
   const T m = static_cast<T>(problem.margin);
   const auto add_tile = [&](int64_t worker, const Tile& tile, Turn& row_turn, Turn& column_turn) {
     const Span rows = batch.block(tile.row_block), columns = batch.block(tile.column_block);
@@ -274,7 +285,7 @@ PairSums evaluate(const Problem& problem, const Workers& workers, double* row_lo
     const bool empty = is_one_class(batch, rows, columns);
     const int64_t stride = round_up(columns.size(), kColumnBlock<T>);
     if (!empty) {
-      for_each_block(operands, rows, columns, scores,
+      for_each_block(tiles, rows, columns, scores,
                      [&](int64_t row, int64_t column, const RegisterBlock<T>& block) __attribute__((always_inline)) {
                        block.store_to(scores + (row - rows.begin) * stride + (column - columns.begin), stride);
                      });
@@ -365,7 +376,8 @@ struct Selected {
   }
 
   // bits: destination rows x source rows.
-  void add(const Panels<T>& panels, Span destination, Span from, const uint32_t* bits, const T* u, T* tables) {
+  void add(const Panels<T>& panels, Span destination, Span from, const uint32_t* bits, const T* u,
+           const Scratch<T>& scratch) {
     const int64_t words = round_up(from.size(), 32) / 32, rows = destination.size();
     int64_t set_bits[256 / 32] = {}, all = 0;
     for (int64_t d = 0; d < rows; ++d) {
@@ -382,11 +394,32 @@ struct Selected {
     for (int64_t w = 0; w < words; ++w) all += set_bits[w];
     if (all == 0) return;
     const auto add_all = [&](const Panels<T>& layout, const T* x, T* to) {
+#if defined(PAIRLOSS_AMX)
+      if constexpr (std::is_same_v<T, float>) {
+        int64_t dense[256 / 32], dense_words = 0;
+        for (int64_t w = 0; w < words; ++w) {
+          if (set_bits[w] == 0) continue;
+          if (set_bits[w] * 4 >= rows * 8) {
+            dense[dense_words++] = w;
+            continue;
+          }
+          for (int64_t panel = 0; panel < layout.count(); ++panel) {
+            add_selected(layout, x, from.begin + w * 32, bits + w, words, rows, int64_t{0}, to, destination.begin,
+                         panel, scratch.tables);
+          }
+        }
+        if (dense_words > 0) {
+          add_selected_by_amx(layout, x, from.begin, bits, words, rows, dense, dense_words, to, destination.begin,
+                              scratch.amx);
+        }
+        return;
+      }
+#endif
       for (int64_t panel = 0; panel < layout.count(); ++panel) {
         for (int64_t w = 0; w < words; ++w) {
           if (set_bits[w] == 0) continue;
           add_selected(layout, x, from.begin + w * 32, bits + w, words, rows, set_bits[w], to, destination.begin,
-                       panel, tables);
+                       panel, scratch.tables);
         }
       }
     };
@@ -509,10 +542,12 @@ PairSums differentiate(const Problem& problem, const Workers& workers, double sc
     return {};
   }
 
+  Tiles<T> tiles(panels, problem.margin);
   Selected<T> w, v;
   T *u, *weighted_l, *weighted_p;
   const auto lay_out = [&](Arena& arena) {
-    batch.lay_out(arena, true);
+    batch.lay_out(arena, tiles.scores_size(batch.tile), kTableElements<T>);
+    tiles.lay_out(arena);
     w.lay_out(arena, panels, weighted);
     v.lay_out(arena, panels, weighted);
     u = arena.take<T>(weighted ? panels.rows * kLanes<T> : 0);
@@ -532,7 +567,7 @@ PairSums differentiate(const Problem& problem, const Workers& workers, double sc
   if (!weighted) u = nullptr;
 
   RowFlags flags;
-  if (make_rows(batch, flags) == Health::nan) {
+  if (make_rows(batch, tiles, flags) == Health::nan) {
     for (int64_t i : classes.row) fill(i, static_cast<T>(NAN));
     return kNanSums;
   }
@@ -553,22 +588,22 @@ PairSums differentiate(const Problem& problem, const Workers& workers, double sc
   std::optional<Infinities<T>> infinities;
   if (flags.masked) infinities.emplace(batch);
 
-  const PairOperands<T> operands{panels, batch.p, batch.packed, batch.h};
   const auto add_tile = [&](int64_t worker, const Tile& tile, Turn& row_turn, Turn& column_turn) {
     const Span rows = batch.block(tile.row_block), columns = batch.block(tile.column_block);
     const Scratch<T>& scratch = batch.scratch[worker];
     const bool empty = is_one_class(batch, rows, columns);
     if (!empty) {
-      find_active(operands, rows, columns, problem.margin, scratch.scores, scratch.bits);
+      tiles.find_active(rows, columns, scratch.scores, scratch.bits,
+                        [&](int64_t i, int64_t j) { return classes.of[i] == classes.of[j]; });
       clear_similar(batch, rows, columns, scratch.bits);
       if (infinities) infinities->supports.clear_infinite(rows, columns, scratch.bits);
       transpose_bits(scratch.bits, round_up(rows.size(), 32), round_up(columns.size(), 32), scratch.flipped);
     }
     row_turn.wait(tile.step);
-    if (!empty) w.add(panels, rows, columns, scratch.bits, u, scratch.tables);
+    if (!empty) w.add(panels, rows, columns, scratch.bits, u, scratch);
     row_turn.pass(tile.step);
     column_turn.wait(tile.step);
-    if (!empty) v.add(panels, columns, rows, scratch.flipped, u, scratch.tables);
+    if (!empty) v.add(panels, columns, rows, scratch.flipped, u, scratch);
     column_turn.pass(tile.step);
   };
   if (batch.has_dissimilar) for_each_tile(workers, batch.blocks, add_tile);

@@ -74,7 +74,7 @@ double shift_and_exponentiate(T* z, T* e, int64_t padded) {
 // differences then keep their digits. It is bounded from below, since a large reference would cost digits instead.
 template <class T>
 struct Reference {
-  T* shifted;      // bounded max(z_0 - max z_0, ...), per column
+  T* shifted;  // max(z_0 - max z_0, bound), per column; log P of the first row is this - log_sum
   double log_sum;
 
   void set(const Problem& problem, const Panels<T>& panels, T* z, T* e) {

@@ -16,9 +16,8 @@ constexpr int64_t kPanelsAtOnce = 4;
 template <class T>
 struct PairOperands {
   Panels<T> panels;
-  const T* p;       // Panels
-  const T* packed;  // pack_columns
-  const T* h;
+  const T *p, *l, *h;  // p and l: Panels
+  T* packed;           // pack_columns
 };
 
 struct Span {
@@ -90,24 +89,49 @@ PAIRLOSS_INLINE void for_each_block(const PairOperands<T>& x, Span rows, Span co
   }
 }
 
-// bits (rows x columns, padded to words) of the pairs with KL < margin; what stands beyond the ends is undefined.
 template <class T>
-void find_active(const PairOperands<T>& x, Span rows, Span columns, double margin, T* scores, uint32_t* bits) {
-  const int64_t words = round_up(columns.size(), 32) / 32;
-  __builtin_memset(bits, 0, round_up(rows.size(), 32) * words * sizeof(uint32_t));
-  const T m = static_cast<T>(margin);
-  for_each_block(x, rows, columns, scores, [&](int64_t row, int64_t column, const RegisterBlock<T>& block)
-                     __attribute__((always_inline)) {
-    const int64_t c = column - columns.begin;
-    uint32_t* word = bits + (row - rows.begin) * words + c / 32;
-#pragma GCC unroll 8
-    for (int64_t r = 0; r < kRowBlock; ++r) {
-      const Vec<T> threshold = broadcast(x.h[row + r] - m);
-      const uint32_t mask = greater_mask(block.sum[r][0], threshold) |
-                            greater_mask(block.sum[r][1], threshold) << kLanes<T>;
-      word[r * words] |= mask << c % 32;
+struct VectorTiles : PairOperands<T> {
+  double margin;
+
+  VectorTiles(const Panels<T>& panels, double margin)
+      : PairOperands<T>{panels, nullptr, nullptr, nullptr, nullptr}, margin(margin) {}
+
+  // Numbers that find_active needs to carry sums from one group of panels to the next.
+  int64_t scores_size(int64_t tile) const { return this->panels.count() > kPanelsAtOnce ? tile * tile : 0; }
+
+  void lay_out(Arena& arena) { this->packed = arena.take<T>(this->panels.size()); }
+
+  void set_rows(const T* p_rows, const T* l_rows, const T* h_rows, const Reference<T>&) {
+    this->p = p_rows, this->l = l_rows, this->h = h_rows;
+  }
+
+  // What find_active needs of the rows row .. row + 31, beside P, L and h.
+  void pack(int64_t row) {
+    for (int64_t r = 0; r < 32; r += kColumnBlock<T>) {
+      pack_columns(this->panels, this->l, row + r, kColumnBlock<T>, this->packed);
     }
-  });
-}
+  }
+
+  // bits (rows x columns, padded to words) of the pairs with KL < margin. Bits of similar pairs and beyond the ends
+  // are undefined.
+  template <class SameClass>
+  void find_active(Span rows, Span columns, T* scores, uint32_t* bits, SameClass&&) const {
+    const int64_t words = round_up(columns.size(), 32) / 32;
+    __builtin_memset(bits, 0, round_up(rows.size(), 32) * words * sizeof(uint32_t));
+    const T m = static_cast<T>(margin);
+    for_each_block(*this, rows, columns, scores, [&](int64_t row, int64_t column, const RegisterBlock<T>& block)
+                       __attribute__((always_inline)) {
+      const int64_t c = column - columns.begin;
+      uint32_t* word = bits + (row - rows.begin) * words + c / 32;
+#pragma GCC unroll 8
+      for (int64_t r = 0; r < kRowBlock; ++r) {
+        const Vec<T> threshold = broadcast(this->h[row + r] - m);
+        const uint32_t mask = greater_mask(block.sum[r][0], threshold) |
+                              greater_mask(block.sum[r][1], threshold) << kLanes<T>;
+        word[r * words] |= mask << c % 32;
+      }
+    });
+  }
+};
 
 }  // namespace pairloss::cpu::PAIRLOSS_ISA
