@@ -1,0 +1,142 @@
+"""Runs the methods on a case: warm-up, agreement, interleaved rounds, memory."""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks import logits as logits_module
+from benchmarks import memory
+from benchmarks.pair_kl_hinge import MARGIN, METHODS, Case, Method, make_step
+from benchmarks.record import Result
+from benchmarks.timing import Pace, Step, Timer, interleave
+
+OURS = "pairloss"
+# A pilot has about this many N^2 K: some milliseconds for a slow method.
+PILOT_WORK = 4e6
+# Methods must agree in the loss; a benchmark of something else would be worth nothing.
+AGREEMENT = {"float64": 1e-6, "float32": 1e-4, "float16": 0.05, "bfloat16": 0.05}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How much a run may take.
+
+    Attributes:
+        seconds: of interleaved rounds for a case; the slowest methods get three rounds even so.
+        patience: a competitor that would take more seconds a call is given up.
+        memory_bytes: a method that would take more is given up.
+        memory: whether peak memory is measured.
+        cache: where the logits of real trainings are kept.
+    """
+
+    seconds: float = 6.0
+    patience: float = 4.0
+    memory_bytes: float = 4.0 * 2**30
+    memory: bool = True
+    cache: Path = logits_module.CACHE
+
+
+class GivenUpError(Exception):
+    """Why a method is not timed on a case."""
+
+
+def run_case(
+    case: Case,
+    methods: Sequence[Method],
+    options: Options,
+    progress: Callable[[Result], None] = lambda result: None,
+) -> list[Result]:
+    """A result for each of ``methods`` that is meant for the case, in their order."""
+    _forget_earlier_cases()
+    batch = logits_module.make(case, options.cache)
+    timer = Timer.for_device(torch.device(case.device))
+    results = {m.name: Result(case, m.name) for m in methods if m.is_for(case)}
+    expected = METHODS[OURS].make()(*batch, MARGIN).item()
+    steps: dict[str, Step] = {}
+    paces: dict[str, Pace] = {}
+    for name, result in results.items():
+        # Whatever goes wrong in a method is a line in the table, and the others go on.
+        try:
+            steps[name], paces[name] = _start(METHODS[name], case, batch, options, timer, expected)
+        except Exception as error:
+            result.problem = describe(error)
+
+    for name, samples in interleave(timer, steps, paces, options.seconds).items():
+        results[name].seconds = samples
+        results[name].calls = paces[name].calls
+    for name, step in steps.items():
+        if options.memory and not METHODS[name].yardstick:
+            _measure_memory(results[name], step, batch)
+    for result in results.values():
+        progress(result)
+    return list(results.values())
+
+
+def _start(
+    method: Method,
+    case: Case,
+    batch: tuple[Tensor, Tensor],
+    options: Options,
+    timer: Timer,
+    expected: float,
+) -> tuple[Step, Pace]:
+    peak = method.peak_bytes(case)
+    if peak > options.memory_bytes:
+        bound = options.memory_bytes / 2**30
+        raise GivenUpError(f"would take about {peak / 2**30:.3g} GiB, more than {bound:.3g}")
+    pilot_rows = max(32, round(math.sqrt(PILOT_WORK / case.columns)))
+    if method.pilot and pilot_rows < case.rows:
+        few = [tensor[:pilot_rows].clone() for tensor in batch]
+        pilot = timer.warm_up(make_step(method, case.what, *few))
+        seconds = pilot.seconds * (case.rows / pilot_rows) ** 2
+        if seconds > options.patience:
+            raise GivenUpError(f"would take about {seconds:.3g} s a call")
+    step = make_step(method, case.what, *batch)
+    pace = timer.warm_up(step)
+    if not method.yardstick:
+        _check_agreement(method, case, step, expected)
+    return step, pace
+
+
+def _check_agreement(method: Method, case: Case, step: Step, expected: float) -> None:
+    if case.what == "backward":
+        return
+    result = step.run()
+    loss = (result[0] if isinstance(result, tuple) else result).item() / method.scale(case.rows)
+    if not math.isclose(loss, expected, rel_tol=AGREEMENT[case.dtype], abs_tol=1e-12):
+        raise GivenUpError(f"its loss is {loss:.7g}, that of {OURS} {expected:.7g}")
+
+
+def _measure_memory(result: Result, step: Step, batch: tuple[Tensor, Tensor]) -> None:
+    method, case = METHODS[result.method], result.case
+    try:
+        if torch.device(case.device).type == "cuda":
+            result.peak_bytes = memory.cuda_peak(step)
+        else:
+            result.peak_bytes = memory.cpu_peak(method, case.what, *batch)
+    except Exception as error:
+        result.peak_problem = describe(error)
+
+
+def _forget_earlier_cases() -> None:
+    torch.compiler.reset()  # they would count towards its limit of recompilations
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def describe(error: Exception) -> str:
+    """The first line of the message, with the kind of error where it is not one of ours."""
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if isinstance(error, (GivenUpError, memory.NotMeasuredError)):
+        return text
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error.name} is not installed"
+    return f"{type(error).__name__}: {text}"[:200]
