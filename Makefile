@@ -34,7 +34,7 @@ demo: build
 	$(PYTHON) -m models.demo $(ARGS)
 
 test: build
-	$(PYTHON) -m pytest tests $(ARGS)
+	$(PYTHON) -m pytest $(ARGS)
 
 bench: build
 	$(PYTHON) -m benchmarks $(ARGS)
