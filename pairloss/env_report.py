@@ -15,7 +15,7 @@ from pairloss import _library
 from pairloss._version import __version__
 
 _WIDTH = 24
-_CAPABILITIES = ("baseline", "AVX2", "AVX-512")
+_CAPABILITIES = {0: "baseline", 1: "AVX2", 2: "AVX-512", 3: "AMX"}
 
 
 def report() -> str:
@@ -43,7 +43,8 @@ def _rows() -> Iterator[tuple[str, str]]:
     yield "CPU library (_C)", _indented(status.cpu_problem) or "loaded"
     yield "CUDA library (_C_cuda)", _indented(status.cuda_problem) or "loaded"
     if status.cpu_loaded:
-        yield "CPU kernels", _CAPABILITIES[torch.ops.pairloss.cpu_capability()] + _forced()
+        code = torch.ops.pairloss.cpu_capability()
+        yield "CPU kernels", _CAPABILITIES.get(code, f"code {code}") + _forced()
     yield "CPU", f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
     yield "GPUs", "\n".join(_gpus()) or "none visible"
 
@@ -59,8 +60,11 @@ def _forced() -> str:
 
 def _gpus() -> Iterator[str]:
     for index in range(torch.cuda.device_count()):
-        major, minor = torch.cuda.get_device_capability(index)
-        yield f"{torch.cuda.get_device_name(index)}, compute capability {major}.{minor}"
+        try:
+            major, minor = torch.cuda.get_device_capability(index)
+            yield f"{torch.cuda.get_device_name(index)}, compute capability {major}.{minor}"
+        except Exception as error:  # a broken driver is what this report is read for
+            yield f"number {index} cannot be used: {error}"
 
 
 def _indented(text: str | None) -> str:

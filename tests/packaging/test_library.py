@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -110,6 +111,14 @@ def test_env_report() -> None:
     printed = run(sys.executable, "-m", "pairloss.env_report", cwd=ROOT)
     for name in ("pairloss", "torch", "Python", "built with", "built for", "CPU kernels", "GPUs"):
         assert f"\n{name} " in f"\n{printed}"
+
+
+@pytest.mark.parametrize(("asked", "name"), [("default", "baseline"), ("nonsense", "")])
+def test_env_report_names_the_cpu_kernels(asked: str, name: str) -> None:
+    environment = {**os.environ, "PAIRLOSS_CPU_CAPABILITY": asked}
+    printed = run(sys.executable, "-m", "pairloss.env_report", cwd=ROOT, env=environment)
+    assert re.search(rf"^CPU kernels +{name}.*\(PAIRLOSS_CPU_CAPABILITY={asked}\)$", printed, re.M)
+    assert "code" not in printed
 
 
 def test_env_report_where_nothing_works(package: Path) -> None:
