@@ -70,7 +70,7 @@ struct AmxTiles {
       : panels(panels), margin(margin), steps(round_up(panels.columns, kTileDepth) / kTileDepth) {}
 
   // Floats that find_active needs to carry sums from one group of steps to the next.
-  int64_t scores_size(int64_t tile) const { return 32 * 32 + (steps > kStepsAtOnce ? tile * tile : 0); }
+  int64_t scores_size(int64_t tile) const { return 2 * kBlock + (steps > kStepsAtOnce ? tile * tile : 0); }
 
   void lay_out(Arena& arena) {
     p_tiles = arena.take<uint16_t>(panels.rows * steps * kTileDepth * 2);
@@ -160,28 +160,42 @@ struct AmxTiles {
   template <class SameClass>
   void find_active(Span rows, Span columns, float* scratch, uint32_t* bits, SameClass&& same_class) const {
     const TileSession session;
-    float* const scores = scratch + 32 * 32;
+    float* const scores = scratch + 2 * kBlock;
     const int64_t words = round_up(columns.size(), 32) / 32;
     for (int64_t first = 0; first < steps; first += kStepsAtOnce) {
       const int64_t last = first + kStepsAtOnce < steps ? first + kStepsAtOnce : steps;
+      // The sums of a block of 32 x 32, `r` rows and `c` words into the tile.
+      const auto finish = [&](float* sums, int64_t r, int64_t c) __attribute__((always_inline)) {
+        float* const saved = scores + (r * words + c * 32) * 32;
+        if (first > 0) {
+          for (int64_t i = 0; i < kBlock; i += 16) store(sums + i, load(sums + i) + load(saved + i));
+        }
+        if (last < steps) {
+          for (int64_t i = 0; i < kBlock; i += 16) store(saved + i, load(sums + i));
+        } else {
+          decide(rows.begin + r, columns.begin + c * 32, sums, bits + r * words + c, words, same_class);
+        }
+      };
+      // One block behind: the vector units finish a block while the matrix unit multiplies the next.
+      float *sums = scratch, *ready = scratch + kBlock;
+      int64_t ready_row = -1, ready_word = 0;
       for (int64_t c = 0; c < words; ++c) {
         for (int64_t r = 0; r < round_up(rows.size(), 32); r += 32) {
-          multiply(rows.begin + r, columns.begin + c * 32, first, last, scratch);
-          float* saved = scores + (r * words + c * 32) * 32;
-          if (first > 0) {
-            for (int64_t i = 0; i < 32 * 32; i += 16) store(scratch + i, load(scratch + i) + load(saved + i));
-          }
-          if (last < steps) {
-            for (int64_t i = 0; i < 32 * 32; i += 16) store(saved + i, load(scratch + i));
-            continue;
-          }
-          decide(rows.begin + r, columns.begin + c * 32, scratch, bits + r * words + c, words, same_class);
+          multiply(rows.begin + r, columns.begin + c * 32, first, last);
+          if (ready_row >= 0) finish(ready, ready_row, ready_word);
+          store_sums(sums);
+          float* const spare = ready;
+          ready = sums, sums = spare;
+          ready_row = r, ready_word = c;
         }
       }
+      finish(ready, ready_row, ready_word);
     }
   }
 
  private:
+  static constexpr int64_t kBlock = 32 * 32;
+
   // The upper halves of 32 floats as 16-bit units, in order.
   PAIRLOSS_INLINE static __m512i narrow(__m512i low, __m512i high) {
     const __m256i a = _mm512_cvtepi32_epi16(_mm512_srli_epi32(low, 16));
@@ -189,8 +203,8 @@ struct AmxTiles {
     return _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1);
   }
 
-  // sums (32 x 32) of hi hi + hi lo + lo hi over some steps.
-  PAIRLOSS_INLINE void multiply(int64_t row, int64_t column, int64_t first, int64_t last, float* sums) const {
+  // hi hi + hi lo + lo hi of 32 rows and 32 columns, summed over some steps, in tiles 0 to 3.
+  PAIRLOSS_INLINE void multiply(int64_t row, int64_t column, int64_t first, int64_t last) const {
     before_tile_loads();
     _tile_zero(0);
     _tile_zero(1);
@@ -220,6 +234,9 @@ struct AmxTiles {
       _tile_dpbf16ps(2, 5, 6);
       _tile_dpbf16ps(3, 5, 7);
     }
+  }
+
+  PAIRLOSS_INLINE static void store_sums(float* sums) {
     _tile_stored(0, sums, 128);
     _tile_stored(1, sums + 16, 128);
     _tile_stored(2, sums + 16 * 32, 128);

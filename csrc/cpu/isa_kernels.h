@@ -3,6 +3,7 @@
 //
 #include "cpu/panels.h"
 //
+#include "cpu/bit_lists.h"
 #include "cpu/bits.h"
 #include "cpu/rows.h"
 #include "cpu/similar.h"
@@ -11,5 +12,7 @@
 //
 #include "cpu/amx.h"
 #include "cpu/supports.h"
+//
+#include "cpu/selected_sums.h"
 //
 #include "cpu/pair_kl_hinge_kernel.h"

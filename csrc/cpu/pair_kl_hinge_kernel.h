@@ -15,18 +15,15 @@
 namespace pairloss::cpu::PAIRLOSS_ISA {
 namespace {
 
-inline int64_t tile_size(int64_t rows) { return rows <= 128 ? 64 : rows <= 512 ? 128 : 256; }
+inline int64_t tile_size(int64_t rows) { return rows <= 128 ? 64 : rows <= 512 ? 128 : kLargestTile; }
 
 // Scratch of one worker.
 template <class T>
 struct Scratch {
   T *z, *e;                  // one row
   T* scores;                 // of one tile
-  T* tables;                 // subset sums
   uint32_t *bits, *flipped;  // tile x tile bits, and their transpose
-#if defined(PAIRLOSS_AMX)
-  AmxScratch amx;
-#endif
+  SelectionScratch<T> selection;
 };
 
 // What finds the active pairs, in double and in float.
@@ -72,8 +69,8 @@ struct Batch {
   Span block(int64_t b) const { return {b * tile, (b + 1) * tile < rows ? (b + 1) * tile : rows}; }
   bool has_partners(int64_t position) const { return classes.size(classes.of[position]) > 1; }
 
-  // scores_size, tables_size: of every worker's scratch.
-  void lay_out(Arena& arena, int64_t scores_size, int64_t tables_size) {
+  // scores_size: of every worker's scratch. selects: whether active pairs are summed, not only counted.
+  void lay_out(Arena& arena, int64_t scores_size, bool selects) {
     p = arena.take<T>(panels.size());
     l = arena.take<T>(panels.size());
     h = arena.take<T>(padded_rows);
@@ -86,16 +83,15 @@ struct Batch {
     dissimilar = arena.take<double>(rows);
     scratch = arena.take<Scratch<T>>(workers.count);
     for (int64_t w = 0; w < workers.count; ++w) {
-      Scratch<T> s;
+      Scratch<T> s{};
       s.z = arena.take<T>(panels.columns);
       s.e = arena.take<T>(panels.columns);
       s.scores = arena.take<T>(scores_size);
-      s.tables = arena.take<T>(tables_size);
-      s.bits = arena.take<uint32_t>(tile * tile / 32);
-      s.flipped = arena.take<uint32_t>(tile * tile / 32);
-#if defined(PAIRLOSS_AMX)
-      s.amx.lay_out(arena, tile);
-#endif
+      if (selects) {
+        s.bits = arena.take<uint32_t>(tile * tile / 32);
+        s.flipped = arena.take<uint32_t>(tile * tile / 32);
+        s.selection.lay_out(arena, tile);
+      }
       if (scratch != nullptr) scratch[w] = s;
     }
   }
@@ -250,7 +246,7 @@ PairSums evaluate(const Problem& problem, const Workers& workers, double* row_lo
   T* column_sums;  // of one tile, per worker
   int64_t* active;
   const auto lay_out = [&](Arena& arena) {
-    batch.lay_out(arena, batch.tile * batch.tile, 0);
+    batch.lay_out(arena, batch.tile * batch.tile, false);
     tiles.lay_out(arena);
     by_column = arena.take<double>(batch.rows);
     column_sums = arena.take<T>(workers.count * batch.tile);
@@ -377,56 +373,14 @@ struct Selected {
 
   // bits: destination rows x source rows.
   void add(const Panels<T>& panels, Span destination, Span from, const uint32_t* bits, const T* u,
-           const Scratch<T>& scratch) {
-    const int64_t words = round_up(from.size(), 32) / 32, rows = destination.size();
-    int64_t set_bits[256 / 32] = {}, all = 0;
-    for (int64_t d = 0; d < rows; ++d) {
-      int32_t partners = 0;
-      for (int64_t w = 0; w < words; ++w) {
-        const int bits_of_word = __builtin_popcount(bits[d * words + w]);
-        set_bits[w] += bits_of_word;
-        partners += bits_of_word;
-      }
-      int32_t& so_far = count[destination.begin + d];
-      if (so_far == 0 && partners > 0) clear(panels, destination.begin + d, u != nullptr);
-      so_far += partners;
-    }
-    for (int64_t w = 0; w < words; ++w) all += set_bits[w];
-    if (all == 0) return;
-    const auto add_all = [&](const Panels<T>& layout, const T* x, T* to) {
-#if defined(PAIRLOSS_AMX)
-      if constexpr (std::is_same_v<T, float>) {
-        int64_t dense[256 / 32], dense_words = 0;
-        for (int64_t w = 0; w < words; ++w) {
-          if (set_bits[w] == 0) continue;
-          if (set_bits[w] * 4 >= rows * 8) {
-            dense[dense_words++] = w;
-            continue;
-          }
-          for (int64_t panel = 0; panel < layout.count(); ++panel) {
-            add_selected(layout, x, from.begin + w * 32, bits + w, words, rows, int64_t{0}, to, destination.begin,
-                         panel, scratch.tables);
-          }
-        }
-        if (dense_words > 0) {
-          add_selected_by_amx(layout, x, from.begin, bits, words, rows, dense, dense_words, to, destination.begin,
-                              scratch.amx);
-        }
-        return;
-      }
-#endif
-      for (int64_t panel = 0; panel < layout.count(); ++panel) {
-        for (int64_t w = 0; w < words; ++w) {
-          if (set_bits[w] == 0) continue;
-          add_selected(layout, x, from.begin + w * 32, bits + w, words, rows, set_bits[w], to, destination.begin,
-                       panel, scratch.tables);
-        }
-      }
-    };
-    add_all(panels, source, sum);
+           const SelectionScratch<T>& scratch) {
+    const Selection<T> selection(bits, round_up(from.size(), 32) / 32, destination.size(), scratch,
+                                 count + destination.begin,
+                                 [&](int64_t d) { clear(panels, destination.begin + d, u != nullptr); });
+    selection.add(panels, source, from.begin, sum, destination.begin);
     if (u == nullptr) return;
-    add_all(panels, weighted_source, weighted_sum);
-    add_all(Panels<T>(panels.rows, 1), u, weight);
+    selection.add(panels, weighted_source, from.begin, weighted_sum, destination.begin);
+    selection.add(Panels<T>(panels.rows, 1), u, from.begin, weight, destination.begin);
   }
 
   // sum_j a_ij (u_i + u_j) (x_i - x_j) of one vector, or without row weights sum_j a_ij (x_i - x_j).
@@ -546,7 +500,7 @@ PairSums differentiate(const Problem& problem, const Workers& workers, double sc
   Selected<T> w, v;
   T *u, *weighted_l, *weighted_p;
   const auto lay_out = [&](Arena& arena) {
-    batch.lay_out(arena, tiles.scores_size(batch.tile), kTableElements<T>);
+    batch.lay_out(arena, tiles.scores_size(batch.tile), true);
     tiles.lay_out(arena);
     w.lay_out(arena, panels, weighted);
     v.lay_out(arena, panels, weighted);
@@ -600,10 +554,10 @@ PairSums differentiate(const Problem& problem, const Workers& workers, double sc
       transpose_bits(scratch.bits, round_up(rows.size(), 32), round_up(columns.size(), 32), scratch.flipped);
     }
     row_turn.wait(tile.step);
-    if (!empty) w.add(panels, rows, columns, scratch.bits, u, scratch);
+    if (!empty) w.add(panels, rows, columns, scratch.bits, u, scratch.selection);
     row_turn.pass(tile.step);
     column_turn.wait(tile.step);
-    if (!empty) v.add(panels, columns, rows, scratch.flipped, u, scratch);
+    if (!empty) v.add(panels, columns, rows, scratch.flipped, u, scratch.selection);
     column_turn.pass(tile.step);
   };
   if (batch.has_dissimilar) for_each_tile(workers, batch.blocks, add_tile);

@@ -7,8 +7,7 @@
 
 namespace pairloss::cpu::PAIRLOSS_ISA {
 
-constexpr int64_t kWordBits = 32;
-constexpr int64_t kTables = kWordBits / 4;
+constexpr int64_t kTables = 32 / 4;
 
 template <class T>
 constexpr int64_t kTableElements = kTables * 16 * kPanelVectors * kLanes<T>;
@@ -46,52 +45,6 @@ void add_by_tables(const T* source, const uint32_t* bits, int64_t bits_stride, i
       for (int v = 0; v < kVectors; ++v) sum[v] += load(entry + v * kLanes<T>);
     }
     for (int v = 0; v < kVectors; ++v) store(destination + v * kLanes<T>, sum[v]);
-  }
-}
-
-template <class T, int kVectors>
-void add_bit_by_bit(const T* source, const uint32_t* bits, int64_t bits_stride, int64_t rows, T* destination) {
-  constexpr int64_t width = kVectors * kLanes<T>;
-  for (int64_t d = 0; d < rows; ++d, destination += width) {
-    for (uint32_t word = bits[d * bits_stride]; word != 0; word &= word - 1) {
-      const T* row = source + __builtin_ctz(word) * width;
-      for (int v = 0; v < kVectors; ++v) {
-        const int64_t column = v * kLanes<T>;
-        store(destination + column, load(destination + column) + load(row + column));
-      }
-    }
-  }
-}
-
-template <class T, int kVectors>
-void add_selected_panel(const T* source, const uint32_t* bits, int64_t bits_stride, int64_t rows, int64_t set_bits,
-                        T* destination, T* tables) {
-  // A table costs about 4 rows of additions per bit of the word, a look-up 8; a single bit costs one and the
-  // branches around it.
-  if (set_bits * 4 < rows * 8 + 128) {
-    add_bit_by_bit<T, kVectors>(source, bits, bits_stride, rows, destination);
-  } else {
-    add_by_tables<T, kVectors>(source, bits, bits_stride, rows, destination, tables);
-  }
-}
-
-// For the 32 source rows from source_row on, and `rows` destination rows from destination_row on; bits has one word
-// per destination row, of which set_bits are set in total.
-template <class T>
-void add_selected(const Panels<T>& panels, const T* source, int64_t source_row, const uint32_t* bits,
-                  int64_t bits_stride, int64_t rows, int64_t set_bits, T* destination, int64_t destination_row,
-                  int64_t panel, T* tables) {
-  const T* from = source + panels.at(panel, source_row);
-  T* to = destination + panels.at(panel, destination_row);
-  switch (panels.width(panel) / kLanes<T>) {
-    case 1:
-      return add_selected_panel<T, 1>(from, bits, bits_stride, rows, set_bits, to, tables);
-    case 2:
-      return add_selected_panel<T, 2>(from, bits, bits_stride, rows, set_bits, to, tables);
-    case 3:
-      return add_selected_panel<T, 3>(from, bits, bits_stride, rows, set_bits, to, tables);
-    default:
-      return add_selected_panel<T, 4>(from, bits, bits_stride, rows, set_bits, to, tables);
   }
 }
 
