@@ -2,8 +2,9 @@
 // CUDA header.
 #pragma once
 
+#include <cfloat>
 #include <cstdint>
-#include <limits>
+#include <type_traits>
 
 #if defined(__CUDACC__)
 #define PAIRLOSS_HOST_DEVICE __host__ __device__ __forceinline__
@@ -59,7 +60,8 @@ PAIRLOSS_HOST_DEVICE T kl_term(T p, T log_ratio) {
 // vectorised exponentials do not all have subnormal results.
 template <typename T>
 PAIRLOSS_HOST_DEVICE T flush_probability(T p) {
-  constexpr T kSmallestNormal = std::numeric_limits<T>::min();
+  // Not numeric_limits<T>::min(): nvcc takes it for a call of a host function.
+  constexpr T kSmallestNormal = static_cast<T>(std::is_same_v<T, double> ? DBL_MIN : FLT_MIN);
   return p < kSmallestNormal ? T(0) : p;
 }
 

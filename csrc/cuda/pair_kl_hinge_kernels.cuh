@@ -6,8 +6,9 @@
 // -1 for dissimilar pairs with D_ij < margin, else 0 (times u_i + u_j for reduction="none" with the
 // upstream gradient u):
 //
-//   A_i = sum_j g_ij (L_i - L_j),   d_i = P_i . A_i = sum_j g_ij D_ij,   B_i = sum_j g_ji (P_i -
-//   P_j) dLoss/dz_i = P_i * (A_i - d_i) + B_i        ("second": B_i alone)
+//   A_i = sum_j g_ij (L_i - L_j)    d_i = P_i . A_i = sum_j g_ij D_ij
+//   B_i = sum_j g_ji (P_i - P_j)
+//   dLoss/dz_i = P_i * (A_i - d_i) + B_i        (gradient "second": B_i alone)
 //
 // Every sum is over differences of rows. The cheaper r_i L_i - (G L)_i cancels where the rows are
 // nearly equal, which is how training starts.
@@ -15,17 +16,18 @@
 // Similar pairs go the same way as dissimilar ones. Their closed form, O(N K) per class, would not
 // save the pass over the pairs that the hinge needs, and costs a sort by label.
 //
-//   summarize_kernel   counts the valid rows
-//   softmax_kernel     P and L                                          O(N K) memory
-//   for every chunk of rows (i) against all rows (j):
-//     pairs_kernel     D_ij and D_ji by tiles of 64 x 64 -> one bit per pair: g != 0; loss sums of
-//     the rows products_kernel  A and B from the bits, by tiles of 64 rows x 16 or 64 classes
-//     finish_kernel    the rows' losses and gradients
-//   reduce_kernel      the loss and the statistics
+//   summarize_kernel     counts the valid rows
+//   softmax_kernel       P and L
+//   for every chunk of rows i, against all rows j:
+//     pairs_kernel       D_ij and D_ji by tiles of 64 x 64; from them the rows' loss sums and
+//                        one bit per pair: g != 0
+//     products_kernel    A and B from the bits, by tiles of 64 rows x 16 or 64 classes
+//     finish_kernel      the rows' losses and gradients
+//   reduce_kernel        the loss and the statistics
 //
-// Work is split into more blocks than a GPU runs at a time, in a way that depends on the sizes
-// only, every block writes partial sums of its own, and they are added in a fixed order: the result
-// is the same to the bit from run to run and from GPU to GPU of one architecture. Only integers are
+// Work is cut into more blocks than a GPU runs at a time, in a way that depends on the sizes only.
+// Every block writes partial sums of its own, and they are added in a fixed order, so the result is
+// the same to the bit from run to run, whatever the number of multiprocessors. Only integers are
 // added atomically.
 #pragma once
 
@@ -51,8 +53,7 @@ constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr int kTile = 64;  // rows and columns of a tile of pairs
 constexpr int kMicro = 4;  // a thread holds 4 x 4 elements of its block's tile
 constexpr int kStep = 16;  // classes that pairs_kernel stages at a time
-constexpr int kWord =
-    32;                  // pairs in a word of bits = columns that products_kernel stages at a time
+constexpr int kWord = 32;  // pairs per word of bits; columns that products_kernel stages
 constexpr int kPad = 4;  // keeps 16-byte alignment, and transposed stores at two-way bank conflicts
 constexpr int kPairThreads = (kTile / kMicro) * (kTile / kMicro);
 constexpr int kNarrowPanel = 16, kWidePanel = 64;  // classes of a block of products_kernel
@@ -108,8 +109,7 @@ PAIRLOSS_HOST_DEVICE Range part(int64_t count, int index, int parts) {
 
 PAIRLOSS_HOST_DEVICE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// ---- reductions in a fixed order
-// ------------------------------------------------------------------------------------
+// ---- reductions in a fixed order ----------------------------------------------------------------
 
 struct Sum {
   template <typename T>
@@ -137,8 +137,7 @@ __device__ T reduce_block(T value, Operation operation = {}) {
   return value;
 }
 
-// ---- rows
-// -----------------------------------------------------------------------------------------------------------
+// ---- rows ---------------------------------------------------------------------------------------
 
 // One block.
 template <typename acc_t>
@@ -167,8 +166,7 @@ __global__ void softmax_kernel(Batch<acc_t> batch, const scalar_t* logits) {
     return;
   }
 
-  // fmax drops NaN, but the sum does not. +inf, and a row of nothing but -inf, give inf - inf =
-  // NaN.
+  // fmax drops NaN, but the sum does not. +inf gives inf - inf = NaN, and so do -inf throughout.
   double largest = -INFINITY;
   for (int64_t k = threadIdx.x; k < classes; k += blockDim.x)
     largest = fmax(largest, static_cast<double>(z[k]));
@@ -191,8 +189,7 @@ __global__ void softmax_kernel(Batch<acc_t> batch, const scalar_t* logits) {
   if (!bounded) atomicOr(&batch.summary->unbounded, 1);
 }
 
-// ---- pairs
-// ----------------------------------------------------------------------------------------------------------
+// ---- pairs --------------------------------------------------------------------------------------
 
 // tile[k][r] = matrix[first + r][k0 + k], 0 outside the matrix.
 template <typename Tile, typename acc_t>
@@ -368,8 +365,7 @@ __global__ void __launch_bounds__(kPairThreads)
   }
 }
 
-// ---- gradient products
-// ----------------------------------------------------------------------------------------------
+// ---- gradient products --------------------------------------------------------------------------
 
 PAIRLOSS_HOST_DEVICE constexpr int product_threads(int panel) {
   return (kTile / kMicro) * (panel / kMicro);
@@ -386,8 +382,8 @@ __device__ void stage(Tile& tile, const acc_t* matrix, const Batch<acc_t>& batch
   }
 }
 
-// A and B of the thread's 4 rows x 4 classes. kUnbounded: a pair of weight 0 may have an infinite
-// or NaN difference.
+// A and B of the thread's 4 rows x 4 classes. kUnbounded: in a pair of weight 0 the difference may
+// be infinite or NaN.
 template <bool kBoth, bool kUnbounded, typename Weights, typename Tile, typename acc_t>
 __device__ __forceinline__ void add_columns(const Weights& w_ij, const Weights& w_ji,
                                             const Tile& p_j, const Tile& log_p_j, int i0, int k0,
@@ -498,8 +494,7 @@ __global__ void __launch_bounds__(product_threads(kPanel),
   }
 }
 
-// ---- results
-// --------------------------------------------------------------------------------------------------------
+// ---- results ------------------------------------------------------------------------------------
 
 // A block per row of the chunk. row_loss: null, or (N,). grad: null, or (N, K).
 template <bool kBoth, typename acc_t, typename out_t>
@@ -540,9 +535,8 @@ __global__ void finish_kernel(Batch<acc_t> batch, Chunk<acc_t> chunk, Reduction 
     }
     d = reduce_block<Sum>(d);
   }
-  // NaN where the loss of the row is infinite or NaN: such a row has no gradient through the first
-  // argument, and the partners that make it infinite would otherwise get one that looks sound. Else
-  // 0.
+  // 0, or NaN where the row's loss is infinite or NaN: such a row has no gradient through the first
+  // argument, and the partner that makes it so would otherwise get one that looks sound.
   const double poison = kBoth ? loss - loss : 0.0;
   for (int64_t k = threadIdx.x; k < classes; k += blockDim.x) {
     double value = poison;
@@ -584,8 +578,7 @@ __global__ void __launch_bounds__(kReduceThreads)
   if (loss != nullptr) *loss = static_cast<acc_t>(scale * (similar + dissimilar));
 }
 
-// ---- the launches
-// ---------------------------------------------------------------------------------------------------
+// ---- the launches -------------------------------------------------------------------------------
 
 // How the work is cut. Depends on the sizes alone, never on the GPU: so do the bits of the result.
 struct Plan {
