@@ -15,7 +15,13 @@
 namespace pairloss::cpu::PAIRLOSS_ISA {
 namespace {
 
-inline int64_t tile_size(int64_t rows) { return rows <= 128 ? 64 : rows <= 512 ? 128 : kLargestTile; }
+// Rows of a tile, whatever the number of threads. A tile adds to accumulators that do not stay in the cache where K is
+// large: larger tiles, fewer visits.
+inline int64_t tile_size(int64_t rows, int64_t k) {
+  if (rows <= 128) return 64;
+  if (rows <= 512) return 128;
+  return k < 1024 ? 256 : kLargestTile;
+}
 
 // Scratch of one worker.
 template <class T>
@@ -57,7 +63,7 @@ struct Batch {
         classes(*problem.classes),
         rows(classes.rows()),
         padded_rows(round_up(rows, 32)),
-        tile(tile_size(rows)),
+        tile(tile_size(rows, problem.k)),
         blocks((rows + tile - 1) / tile),
         panels(padded_rows, problem.k),
         means{Panels<T>(classes.count(), problem.k), nullptr, nullptr, nullptr, nullptr, nullptr} {

@@ -8,7 +8,7 @@
 
 namespace pairloss::cpu::PAIRLOSS_ISA {
 
-constexpr int64_t kLargestTile = 256;
+constexpr int64_t kLargestTile = 512;
 
 // Up to this many bits of a word in all rows, listing them is the fastest: about one look-up in the tables per row.
 constexpr int64_t listed_bits(int64_t rows) { return 2 * rows + 32; }
