@@ -1,14 +1,15 @@
-// Advanced Matrix Extensions: products of bfloat16 tiles, 16 x 32 by 32 x 16, summed in float32. Sixteen times the
-// multiply-adds per cycle of AVX-512, at a precision that is too low for the loss; so operands are split:
+// Advanced Matrix Extensions: products of bfloat16 tiles, 16 x 32 by 32 x 16, summed in float32.
+// Sixteen times the multiply-adds per cycle of AVX-512, at a precision that is too low for the
+// loss; so operands are split:
 //
-//   x = hi + lo + ...,  hi = bf16(x),  lo = bf16(x - hi): 8 bits each, and three parts hold a float exactly.
+//   x = hi + lo + ...,  hi = bf16(x),  lo = bf16(x - hi):  8 bits each; three parts hold a float.
 //
-//   which pairs are active  from hi hi + hi lo + lo hi (bf16x3: relative error kScreenError), and where that is too
-//                           close to the margin to tell, again in float32         AmxTiles::find_active
-//   sums over active pairs  the bits are exact in bfloat16 and so are three parts  add_selected_by_amx
+// Which pairs are active (AmxTiles::find_active): from hi hi + hi lo + lo hi, known as bf16x3, and
+// where that comes too close to the margin to tell, again in float32.
+// Sums over active pairs (add_selected_by_amx): bits are exact in bfloat16, and so are three parts.
 //
-// Tiles in memory: 1 KiB, 16 rows of 64 bytes. A-tiles hold 32 columns of 16 rows; B-tiles hold 16 pairs of rows,
-// [pair][column][2].
+// Tiles in memory: 1 KiB, 16 rows of 64 bytes. A-tiles hold 32 columns of 16 rows; B-tiles hold 16
+// pairs of rows, [pair][column][2].
 #pragma once
 
 #if defined(PAIRLOSS_AMX)
@@ -47,13 +48,13 @@ PAIRLOSS_INLINE __m512i interleave(__m512 even, __m512 odd) {
   return _mm512_or_si512(_mm512_srli_epi32((__m512i)even, 16), (__m512i)odd);
 }
 
-// ---- Which pairs are active ----------------------------------------------------------------------------------
+// ---- Which pairs are active ---------------------------------------------------------------------
 
 // P as A-tiles and L as B-tiles, two parts each, and the thresholds of every row.
 //
-// Here L is log P itself, not relative to the reference: all terms P_ik L_jk are <= 0, so a relative error of the
-// terms is one of the sum E_ij = sum_k P_ik L_jk. The pair is active where E_ij > t_i = h_i - m <= 0, and the computed
-// sum tells so unless it is within |t_i| error of t_i.
+// Here L is log P itself, not relative to the reference: all terms P_ik L_jk are <= 0, so a
+// relative error of the terms is one of the sum E_ij = sum_k P_ik L_jk. The pair is active where
+// E_ij > t_i = h_i - m <= 0, and the computed sum tells so unless it is within |t_i| error of t_i.
 struct AmxTiles {
   static constexpr int64_t kStepsAtOnce = 8;  // 256 columns: the B-tiles of 32 rows fill 32 KiB
 
@@ -61,16 +62,18 @@ struct AmxTiles {
   const float *p, *l, *h;  // Panels; l is relative to the reference
   Reference<float> reference;
   double margin;
-  int64_t steps;            // of 32 columns
+  int64_t steps;                // of 32 columns
   uint16_t *p_tiles, *l_tiles;  // [group of 16 rows][step][part]
-  float* threshold;  // per row
-  float* unclear;    // per 32 rows: sums closer to the threshold than this decide nothing
+  float* threshold;             // per row
+  float* unclear;  // per 32 rows: sums closer to the threshold than this decide nothing
 
   AmxTiles(const Panels<float>& panels, double margin)
       : panels(panels), margin(margin), steps(round_up(panels.columns, kTileDepth) / kTileDepth) {}
 
   // Floats that find_active needs to carry sums from one group of steps to the next.
-  int64_t scores_size(int64_t tile) const { return 2 * kBlock + (steps > kStepsAtOnce ? tile * tile : 0); }
+  int64_t scores_size(int64_t tile) const {
+    return 2 * kBlock + (steps > kStepsAtOnce ? tile * tile : 0);
+  }
 
   void lay_out(Arena& arena) {
     p_tiles = arena.take<uint16_t>(panels.rows * steps * kTileDepth * 2);
@@ -79,8 +82,9 @@ struct AmxTiles {
     unclear = arena.take<float>(panels.rows / 32);
   }
 
-  // The terms' parts: 2^-16 for each operand's own rest and for lo lo; and the roundings of the sum, at most one
-  // per term of a group of steps, and one per group; and those of h, one per vector.
+  // The terms' parts: 2^-16 for each operand's own rest and for lo lo; and the roundings of the
+  // sum, at most one per term of a group of steps, and one per group; and those of h, one per
+  // vector.
   double screen_error() const {
     const double of_group = 3.0 * (steps < kStepsAtOnce ? steps : kStepsAtOnce) * kTileDepth;
     const double groups = static_cast<double>(steps) / kStepsAtOnce + 1.0;
@@ -97,17 +101,20 @@ struct AmxTiles {
   // 16 columns of a row; zeros beyond the last.
   PAIRLOSS_INLINE __m512 columns_of(const float* x, int64_t row, int64_t column) const {
     if (column >= panels.columns) return _mm512_setzero_ps();
-    return load(x + panels.at(column / Panels<float>::kWidth, row) + column % Panels<float>::kWidth);
+    return load(x + panels.at(column / Panels<float>::kWidth, row) +
+                column % Panels<float>::kWidth);
   }
 
-  void set_rows(const float* p_rows, const float* l_rows, const float* h_rows, const Reference<float>& of_rows) {
+  void set_rows(const float* p_rows, const float* l_rows, const float* h_rows,
+                const Reference<float>& of_rows) {
     p = p_rows, l = l_rows, h = h_rows, reference = of_rows;
   }
 
   // log P of 16 columns from what is relative to the reference.
   PAIRLOSS_INLINE __m512 absolute(__m512 relative, int64_t column) const {
     if (column >= panels.columns) return _mm512_setzero_ps();
-    const __m512 of_reference = load(reference.shifted + column) - static_cast<float>(reference.log_sum);
+    const __m512 of_reference =
+        load(reference.shifted + column) - static_cast<float>(reference.log_sum);
     return _mm512_min_ps(relative + of_reference, _mm512_setzero_ps());
   }
 
@@ -130,12 +137,14 @@ struct AmxTiles {
           uint16_t* to = p_tile(row, step) + r * kTileDepth + half * 16;
           const __m512 p_hi = round_to_bfloat16(p_r), log_p_hi = round_to_bfloat16(log_p);
           _mm256_storeu_si256((__m256i*)to, (__m256i)_mm512_cvtneps_pbh(p_hi));
-          _mm256_storeu_si256((__m256i*)(to + kTileElements), (__m256i)_mm512_cvtneps_pbh(p_r - p_hi));
+          _mm256_storeu_si256((__m256i*)(to + kTileElements),
+                              (__m256i)_mm512_cvtneps_pbh(p_r - p_hi));
           l_hi[half] = (__m512i)log_p_hi;
           l_lo[half] = (__m512i)round_to_bfloat16(log_p - log_p_hi);
         }
         // Row r of L becomes column r of the B-tile: its pairs of columns are 32-bit units.
-        const __m512i place = _mm512_setr_epi32(0, 16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240);
+        const __m512i place = _mm512_setr_epi32(0, 16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176,
+                                                192, 208, 224, 240);
         const __m512i units[2] = {narrow(l_hi[0], l_hi[1]), narrow(l_lo[0], l_lo[1])};
         for (int64_t part = 0; part < 2; ++part) {
           _mm512_i32scatter_epi32(pairs + part * kTileElements / 2 + r, place, units[part], 4);
@@ -155,10 +164,11 @@ struct AmxTiles {
     unclear[row / 32] = static_cast<float>(widest);
   }
 
-  // Bits of the pairs with KL < margin. same_class(row, column) may be asked to spare the float32 evaluation of
-  // pairs whose bit does not matter.
+  // Bits of the pairs with KL < margin. same_class(row, column) may be asked to spare the float32
+  // evaluation of pairs whose bit does not matter.
   template <class SameClass>
-  void find_active(Span rows, Span columns, float* scratch, uint32_t* bits, SameClass&& same_class) const {
+  void find_active(Span rows, Span columns, float* scratch, uint32_t* bits,
+                   SameClass&& same_class) const {
     const TileSession session;
     float* const scores = scratch + 2 * kBlock;
     const int64_t words = round_up(columns.size(), 32) / 32;
@@ -168,15 +178,18 @@ struct AmxTiles {
       const auto finish = [&](float* sums, int64_t r, int64_t c) __attribute__((always_inline)) {
         float* const saved = scores + (r * words + c * 32) * 32;
         if (first > 0) {
-          for (int64_t i = 0; i < kBlock; i += 16) store(sums + i, load(sums + i) + load(saved + i));
+          for (int64_t i = 0; i < kBlock; i += 16)
+            store(sums + i, load(sums + i) + load(saved + i));
         }
         if (last < steps) {
           for (int64_t i = 0; i < kBlock; i += 16) store(saved + i, load(sums + i));
         } else {
-          decide(rows.begin + r, columns.begin + c * 32, sums, bits + r * words + c, words, same_class);
+          decide(rows.begin + r, columns.begin + c * 32, sums, bits + r * words + c, words,
+                 same_class);
         }
       };
-      // One block behind: the vector units finish a block while the matrix unit multiplies the next.
+      // One block behind: the vector units finish a block while the matrix unit multiplies the
+      // next.
       float *sums = scratch, *ready = scratch + kBlock;
       int64_t ready_row = -1, ready_word = 0;
       for (int64_t c = 0; c < words; ++c) {
@@ -212,7 +225,8 @@ struct AmxTiles {
     _tile_zero(3);
     const int64_t next = steps * 2 * kTileElements;  // to the next group of 16 rows
     const uint16_t *a = p_tile(row, first), *b = l_tile(column, first);
-    for (int64_t step = first; step < last; ++step, a += 2 * kTileElements, b += 2 * kTileElements) {
+    for (int64_t step = first; step < last;
+         ++step, a += 2 * kTileElements, b += 2 * kTileElements) {
       _tile_loadd(6, b, 64);
       _tile_loadd(7, b + next, 64);
       _tile_loadd(4, a + kTileElements, 64);
@@ -243,33 +257,37 @@ struct AmxTiles {
     _tile_stored(3, sums + 16 * 32 + 16, 128);
   }
 
-  // The words of 32 rows and 32 columns. The sums of nearly all blocks stay clear of the margin: one comparison per
-  // sum, and the smallest distance of all.
+  // The words of 32 rows and 32 columns. The sums of nearly all blocks stay clear of the margin:
+  // one comparison per sum, and the smallest distance of all.
   template <class SameClass>
-  PAIRLOSS_INLINE void decide(int64_t row, int64_t column, const float* sums, uint32_t* bits, int64_t stride,
-                              SameClass&& same_class) const {
+  PAIRLOSS_INLINE void decide(int64_t row, int64_t column, const float* sums, uint32_t* bits,
+                              int64_t stride, SameClass&& same_class) const {
     constexpr int kSmallerMagnitude = 0b0010;
     __m512 closest = _mm512_set1_ps(INFINITY);
     for (int64_t r = 0; r < 32; ++r) {
       const __m512 t = _mm512_set1_ps(threshold[row + r]);
-      const __m512 low = _mm512_loadu_ps(sums + r * 32) - t, high = _mm512_loadu_ps(sums + r * 32 + 16) - t;
+      const __m512 low = _mm512_loadu_ps(sums + r * 32) - t,
+                   high = _mm512_loadu_ps(sums + r * 32 + 16) - t;
       const __mmask16 low_mask = _mm512_cmp_ps_mask(low, _mm512_setzero_ps(), _CMP_GT_OQ);
       const __mmask16 high_mask = _mm512_cmp_ps_mask(high, _mm512_setzero_ps(), _CMP_GT_OQ);
       bits[r * stride] = _mm512_kunpackw(high_mask, low_mask);
-      closest = _mm512_range_ps(closest, _mm512_range_ps(low, high, kSmallerMagnitude), kSmallerMagnitude);
+      closest = _mm512_range_ps(closest, _mm512_range_ps(low, high, kSmallerMagnitude),
+                                kSmallerMagnitude);
     }
     const __m512 widest = _mm512_set1_ps(unclear[row / 32]);
     if (_mm512_cmp_ps_mask(_mm512_abs_ps(closest), widest, _CMP_GT_OQ) == 0xffff) return;
     for (int64_t r = 0; r < 32; ++r) {
       const __m512 t = _mm512_set1_ps(threshold[row + r]);
-      const __m512 low = _mm512_abs_ps(load(sums + r * 32) - t), high = _mm512_abs_ps(load(sums + r * 32 + 16) - t);
+      const __m512 low = _mm512_abs_ps(load(sums + r * 32) - t),
+                   high = _mm512_abs_ps(load(sums + r * 32 + 16) - t);
       uint32_t left = _mm512_kunpackw(_mm512_cmp_ps_mask(high, widest, _CMP_LE_OQ),
                                       _mm512_cmp_ps_mask(low, widest, _CMP_LE_OQ));
       for (; left != 0; left &= left - 1) {
         const int c = __builtin_ctz(left);
         if (same_class(row + r, column + c)) continue;
         const uint32_t bit = uint32_t{1} << c;
-        bits[r * stride] = is_active(row + r, column + c) ? bits[r * stride] | bit : bits[r * stride] & ~bit;
+        bits[r * stride] =
+            is_active(row + r, column + c) ? bits[r * stride] | bit : bits[r * stride] & ~bit;
       }
     }
   }
@@ -279,18 +297,19 @@ struct AmxTiles {
     Vec<float> sum{};
     for (int64_t panel = 0; panel < panels.count(); ++panel) {
       const float *p_row = p + panels.at(panel, row), *l_column = l + panels.at(panel, column);
-      for (int64_t k = 0; k < panels.width(panel); k += 16) sum += load(p_row + k) * load(l_column + k);
+      for (int64_t k = 0; k < panels.width(panel); k += 16)
+        sum += load(p_row + k) * load(l_column + k);
     }
     return horizontal_sum<float>(sum) > h[row] - margin;
   }
 };
 
-// ---- Sums over active pairs ----------------------------------------------------------------------------------
+// ---- Sums over active pairs ---------------------------------------------------------------------
 
-// Scratch for tiles of up to 256 x 256 pairs.
+// Scratch of one worker.
 struct AmxScratch {
-  uint16_t* a;  // [word of 32 source rows][destination row][32]: bits as 0.0 and 1.0
-  uint16_t* b;  // [word][part][column tile]
+  uint16_t* a;    // [word of 32 source rows][destination row][32]: bits as 0.0 and 1.0
+  uint16_t* b;    // [word][part][column tile]
   float* unused;  // 16 rows of a panel, in place of destination rows that do not exist
 
   void lay_out(Arena& arena, int64_t tile) {
@@ -301,7 +320,8 @@ struct AmxScratch {
 };
 
 // Three parts of 32 source rows x 16 columns as B-tiles, `stride` elements apart.
-PAIRLOSS_INLINE void split_source(const float* source, int64_t width, uint16_t* to, int64_t stride) {
+PAIRLOSS_INLINE void split_source(const float* source, int64_t width, uint16_t* to,
+                                  int64_t stride) {
   for (int64_t pair = 0; pair < 16; ++pair) {
     __m512 even = load(source + 2 * pair * width), odd = load(source + (2 * pair + 1) * width);
     for (int64_t part = 0; part < 3; ++part) {
@@ -314,8 +334,8 @@ PAIRLOSS_INLINE void split_source(const float* source, int64_t width, uint16_t* 
 }
 
 // 32 destination rows x 32 columns.
-PAIRLOSS_INLINE void multiply_2x2(const uint16_t* a, int64_t a_stride, const uint16_t* b, int64_t words, float* to,
-                                  int64_t width) {
+PAIRLOSS_INLINE void multiply_2x2(const uint16_t* a, int64_t a_stride, const uint16_t* b,
+                                  int64_t words, float* to, int64_t width) {
   before_tile_loads();
   const int64_t bytes = width * sizeof(float);
   float* const lower = to + 16 * width;
@@ -342,8 +362,9 @@ PAIRLOSS_INLINE void multiply_2x2(const uint16_t* a, int64_t a_stride, const uin
 }
 
 // 64 destination rows (the last 32 may be elsewhere) x 16 columns.
-PAIRLOSS_INLINE void multiply_4x1(const uint16_t* a, int64_t a_stride, const uint16_t* b, int64_t words, float* to,
-                                  float* third, float* fourth, int64_t width) {
+PAIRLOSS_INLINE void multiply_4x1(const uint16_t* a, int64_t a_stride, const uint16_t* b,
+                                  int64_t words, float* to, float* third, float* fourth,
+                                  int64_t width) {
   before_tile_loads();
   const int64_t bytes = width * sizeof(float);
   _tile_loadd(0, to, bytes);
@@ -369,17 +390,20 @@ PAIRLOSS_INLINE void multiply_4x1(const uint16_t* a, int64_t a_stride, const uin
   _tile_stored(3, fourth, bytes);
 }
 
-// destination[d] += sum over the set bits of source, for the words of 32 source rows that `used` lists.
-inline void add_selected_by_amx(const Panels<float>& panels, const float* source, int64_t source_row,
-                                const uint32_t* bits, int64_t words, int64_t rows, const int64_t* used,
-                                int64_t used_count, float* destination, int64_t destination_row,
+// destination[d] += sum over the set bits of source, for the words of 32 source rows that `used`
+// lists.
+inline void add_selected_by_amx(const Panels<float>& panels, const float* source,
+                                int64_t source_row, const uint32_t* bits, int64_t words,
+                                int64_t rows, const int64_t* used, int64_t used_count,
+                                float* destination, int64_t destination_row,
                                 const AmxScratch& scratch) {
   const TileSession session;
   const int64_t row_groups = round_up(rows, 32), a_stride = round_up(rows, 64) * kTileDepth;
   for (int64_t u = 0; u < used_count; ++u) {
     for (int64_t d = 0; d < row_groups; ++d) {
       const uint32_t word = bits[d * words + used[u]];
-      _mm512_storeu_si512(scratch.a + u * a_stride + d * kTileDepth, _mm512_maskz_set1_epi16(word, 0x3f80));
+      _mm512_storeu_si512(scratch.a + u * a_stride + d * kTileDepth,
+                          _mm512_maskz_set1_epi16(word, 0x3f80));
     }
   }
   for (int64_t panel = 0; panel < panels.count(); ++panel) {
@@ -395,15 +419,16 @@ inline void add_selected_by_amx(const Panels<float>& panels, const float* source
       float* to = destination + panels.at(panel, destination_row) + column;
       if (two) {
         for (int64_t d = 0; d < row_groups; d += 32) {
-          multiply_2x2(scratch.a + d * kTileDepth, a_stride, scratch.b, used_count, to + d * width, width);
+          multiply_2x2(scratch.a + d * kTileDepth, a_stride, scratch.b, used_count, to + d * width,
+                       width);
         }
       } else {
         for (int64_t d = 0; d < row_groups; d += 64) {
           const bool whole = d + 32 < row_groups;
           float* const group = to + d * width;
           multiply_4x1(scratch.a + d * kTileDepth, a_stride, scratch.b, used_count, group,
-                       whole ? group + 32 * width : scratch.unused, whole ? group + 48 * width : scratch.unused,
-                       width);
+                       whole ? group + 32 * width : scratch.unused,
+                       whole ? group + 48 * width : scratch.unused, width);
         }
       }
     }

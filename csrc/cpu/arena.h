@@ -6,8 +6,8 @@
 
 namespace pairloss::cpu {
 
-// 64-byte aligned, uninitialised memory, freed at the end of the scope. Not inline, so that no instruction set's
-// copy of it can be linked into another's. Throws std::bad_alloc.
+// 64-byte aligned, uninitialised memory, freed at the end of the scope. Not inline, so that no
+// instruction set's copy of it can be linked into another's. Throws std::bad_alloc.
 class Buffer {
  public:
   explicit Buffer(size_t bytes);
@@ -21,7 +21,8 @@ class Buffer {
   char* data_;
 };
 
-// Cuts arrays out of a buffer. The same layout function runs twice: without a buffer, to learn the size, and with.
+// Cuts arrays out of a buffer. The same layout function runs twice: without a buffer, to learn the
+// size, and with.
 class Arena {
  public:
   explicit Arena(char* data = nullptr) : data_(data) {}

@@ -1,7 +1,8 @@
-// Products of a sparse bit matrix with a matrix of floats: the set bits of a row as a list of their numbers.
+// Products of a sparse bit matrix with a matrix of floats: the set bits of a row as a list of their
+// numbers.
 //
-// A loop over the bits of each word mispredicts once per word, which costs more than the additions; a list has one
-// loop per row, and sums stay in registers.
+// A loop over the bits of each word mispredicts once per word, which costs more than the additions;
+// a list has one loop per row, and sums stay in registers.
 #pragma once
 
 namespace pairloss::cpu::PAIRLOSS_ISA {
@@ -21,22 +22,25 @@ struct BitLists {
 // Writes the numbers of the set bits of a word, plus `base`, and returns how many there are.
 PAIRLOSS_INLINE int64_t list_word(uint32_t word, uint32_t base, uint32_t* to) {
 #if PAIRLOSS_VECTOR_BYTES == 64
-  const __m512i number = _mm512_add_epi32(
-      _mm512_set1_epi32(static_cast<int>(base)), _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+  const __m512i number =
+      _mm512_add_epi32(_mm512_set1_epi32(static_cast<int>(base)),
+                       _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
   _mm512_storeu_si512(to, _mm512_maskz_compress_epi32(word & 0xffff, number));
   const int64_t low = __builtin_popcount(word & 0xffff);
-  _mm512_storeu_si512(to + low, _mm512_maskz_compress_epi32(word >> 16, _mm512_add_epi32(number, _mm512_set1_epi32(16))));
+  _mm512_storeu_si512(to + low, _mm512_maskz_compress_epi32(
+                                    word >> 16, _mm512_add_epi32(number, _mm512_set1_epi32(16))));
   return low + __builtin_popcount(word >> 16);
 #else
   int64_t count = 0;
-  for (; word != 0; word &= word - 1) to[count++] = base + static_cast<uint32_t>(__builtin_ctz(word));
+  for (; word != 0; word &= word - 1)
+    to[count++] = base + static_cast<uint32_t>(__builtin_ctz(word));
   return count;
 #endif
 }
 
 // The bits of the words `listed` of every row.
-inline void list_bits(const uint32_t* bits, int64_t words, int64_t rows, const int64_t* listed, int64_t listed_count,
-                      const BitLists& lists) {
+inline void list_bits(const uint32_t* bits, int64_t words, int64_t rows, const int64_t* listed,
+                      int64_t listed_count, const BitLists& lists) {
   int64_t count = 0;
   for (int64_t d = 0; d < rows; ++d) {
     lists.begin[d] = static_cast<uint32_t>(count);

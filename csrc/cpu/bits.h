@@ -3,8 +3,9 @@
 
 namespace pairloss::cpu::PAIRLOSS_ISA {
 
-// The transpose of 32 x 32 bits, in five rounds that swap blocks of 16, 8, 4, 2 and 1 (Warren, Hacker's Delight,
-// 7-3). A vector holds words of neighbouring blocks, so that they are turned side by side.
+// The transpose of 32 x 32 bits, in five rounds that swap blocks of 16, 8, 4, 2 and 1 (Warren,
+// Hacker's Delight, 7-3). A vector holds words of neighbouring blocks, so that they are turned side
+// by side.
 template <class Word>
 PAIRLOSS_INLINE void transpose_32x32(Word (&a)[32]) {
   uint32_t mask = 0x0000ffffu;
@@ -18,7 +19,8 @@ PAIRLOSS_INLINE void transpose_32x32(Word (&a)[32]) {
 }
 
 // transposed (columns x rows) of bits (rows x columns); both multiples of 32.
-inline void transpose_bits(const uint32_t* bits, int64_t rows, int64_t columns, uint32_t* transposed) {
+inline void transpose_bits(const uint32_t* bits, int64_t rows, int64_t columns,
+                           uint32_t* transposed) {
   typedef uint32_t Words __attribute__((vector_size(32)));
   constexpr int64_t kSideBySide = 8;
   const int64_t words = columns / 32, transposed_words = rows / 32;
@@ -26,10 +28,12 @@ inline void transpose_bits(const uint32_t* bits, int64_t rows, int64_t columns, 
     int64_t w = 0;
     for (; w + kSideBySide <= words; w += kSideBySide) {
       Words block[32];
-      for (int i = 0; i < 32; ++i) __builtin_memcpy(&block[i], bits + (r * 32 + i) * words + w, sizeof(Words));
+      for (int i = 0; i < 32; ++i)
+        __builtin_memcpy(&block[i], bits + (r * 32 + i) * words + w, sizeof(Words));
       transpose_32x32(block);
       for (int64_t b = 0; b < kSideBySide; ++b) {
-        for (int i = 0; i < 32; ++i) transposed[((w + b) * 32 + i) * transposed_words + r] = block[i][b];
+        for (int i = 0; i < 32; ++i)
+          transposed[((w + b) * 32 + i) * transposed_words + r] = block[i][b];
       }
     }
     for (; w < words; ++w) {

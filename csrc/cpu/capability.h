@@ -7,8 +7,8 @@ namespace pairloss::cpu {
 
 enum class Capability { baseline = 0, avx2 = 1, avx512 = 2, amx = 3 };
 
-// The best that this processor has, or what PAIRLOSS_CPU_CAPABILITY (default, avx2, avx512, amx) asks for if the
-// processor has that; anything else in the variable is ignored.
+// The best that this processor has, or what PAIRLOSS_CPU_CAPABILITY (default, avx2, avx512, amx)
+// asks for if the processor has that; anything else in the variable is ignored.
 Capability capability();
 
 bool is_supported(Capability capability);

@@ -43,7 +43,8 @@ Classes sort_by_class(const int64_t* labels, int64_t n, int64_t ignore_index) {
   if (range < 4 * static_cast<uint64_t>(n) + 1024) {
     counting_sort(labels, low, static_cast<int64_t>(range) + 1, row);
   } else {
-    std::stable_sort(row.begin(), row.end(), [&](int64_t a, int64_t b) { return labels[a] < labels[b]; });
+    std::stable_sort(row.begin(), row.end(),
+                     [&](int64_t a, int64_t b) { return labels[a] < labels[b]; });
   }
 
   const int64_t rows = classes.rows();

@@ -6,13 +6,14 @@
 
 namespace pairloss::cpu {
 
-// Rows that share a label stand together, and ignored rows are left out. A "position" counts the rows in this
-// order. Similar pairs are then ranges of positions, and the N x N similarity matrix is never formed.
+// Rows that share a label stand together, and ignored rows are left out. A "position" counts the
+// rows in this order. Similar pairs are then ranges of positions, and the N x N similarity matrix
+// is never formed.
 struct Classes {
-  std::vector<int64_t> row;       // position -> row of the input
-  std::vector<int64_t> begin;     // class -> its first position; one more entry at the end
-  std::vector<int64_t> of;        // position -> class
-  std::vector<int64_t> ignored;   // rows that take no part
+  std::vector<int64_t> row;      // position -> row of the input
+  std::vector<int64_t> begin;    // class -> its first position; one more entry at the end
+  std::vector<int64_t> of;       // position -> class
+  std::vector<int64_t> ignored;  // rows that take no part
 
   int64_t rows() const { return static_cast<int64_t>(row.size()); }
   int64_t count() const { return static_cast<int64_t>(begin.size()) - 1; }

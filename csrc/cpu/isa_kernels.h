@@ -1,4 +1,5 @@
-// The kernels themselves, in the order in which they build on each other. No include guard: once per set.
+// The kernels themselves, in the order in which they build on each other. No include guard: once
+// per set.
 #include "cpu/vec.h"
 //
 #include "cpu/panels.h"

@@ -51,9 +51,9 @@ void set(Tensor& x, int64_t index, T value) {
   }
 }
 
-std::tuple<Tensor, Tensor, Tensor> pair_kl_hinge(const Tensor& logits, const Tensor& labels, double margin,
-                                                 int64_t gradient, int64_t reduction, int64_t ignore_index,
-                                                 bool with_grad) {
+std::tuple<Tensor, Tensor, Tensor> pair_kl_hinge(const Tensor& logits, const Tensor& labels,
+                                                 double margin, int64_t gradient, int64_t reduction,
+                                                 int64_t ignore_index, bool with_grad) {
   check_arguments("pair_kl_hinge", logits, labels, margin, gradient, reduction);
   const Tensor z = torch::stable::contiguous(logits), y = torch::stable::contiguous(labels);
   const int64_t n = z.size(0), k = z.size(1);
@@ -64,13 +64,20 @@ std::tuple<Tensor, Tensor, Tensor> pair_kl_hinge(const Tensor& logits, const Ten
   Tensor stats = torch::stable::new_empty(z, {kStats}, ScalarType::Double);
   Tensor loss = per_row ? torch::stable::new_empty(z, {n}, dtype)
                         : torch::stable::new_empty(z, std::initializer_list<int64_t>{}, dtype);
-  Tensor grad = saves_grad ? torch::stable::new_empty(z, {n, k}, dtype) : torch::stable::new_empty(z, {0}, dtype);
+  Tensor grad = saves_grad ? torch::stable::new_empty(z, {n, k}, dtype)
+                           : torch::stable::new_empty(z, {0}, dtype);
 
   const cpu::Classes classes =
       cpu::sort_by_class(static_cast<const int64_t*>(y.const_data_ptr()), n, ignore_index);
   const double pairs = static_cast<double>(classes.pairs());
   const double scale = reduction == int64_t(Reduction::mean) && pairs > 0 ? 1.0 / pairs : 1.0;
-  const cpu::Problem problem{z.const_data_ptr(), element_of(z), n, k, margin, gradient == int64_t(Gradient::second), &classes};
+  const cpu::Problem problem{z.const_data_ptr(),
+                             element_of(z),
+                             n,
+                             k,
+                             margin,
+                             gradient == int64_t(Gradient::second),
+                             &classes};
   const cpu::Kernels& kernels = cpu::kernels_for(cpu::capability());
   const cpu::Workers workers = workers_for(classes.rows(), k);
 
@@ -87,16 +94,19 @@ std::tuple<Tensor, Tensor, Tensor> pair_kl_hinge(const Tensor& logits, const Ten
   const double similar_pairs = static_cast<double>(classes.similar_pairs());
   const double dissimilar_pairs = pairs - similar_pairs;
   const double active = dissimilar_pairs > 0 ? sums.active / (2.0 * dissimilar_pairs) : 0.0;
-  const double values[] = {similar_pairs, dissimilar_pairs, active, scale * sums.similar, scale * sums.dissimilar};
+  const double values[] = {similar_pairs, dissimilar_pairs, active, scale * sums.similar,
+                           scale * sums.dissimilar};
   for (int64_t i = 0; i < kStats; ++i) set(stats, i, values[i]);
   return {loss, stats, grad};
 }
 
-Tensor pair_kl_hinge_backward(const Tensor& grad_output, const Tensor& logits, const Tensor& labels, double margin,
-                              int64_t gradient, int64_t ignore_index) {
-  check_arguments("pair_kl_hinge_backward", logits, labels, margin, gradient, int64_t(Reduction::none));
+Tensor pair_kl_hinge_backward(const Tensor& grad_output, const Tensor& logits, const Tensor& labels,
+                              double margin, int64_t gradient, int64_t ignore_index) {
+  check_arguments("pair_kl_hinge_backward", logits, labels, margin, gradient,
+                  int64_t(Reduction::none));
   STD_TORCH_CHECK(grad_output.dim() == 1 && grad_output.size(0) == logits.size(0),
-                  "pairloss::pair_kl_hinge_backward: grad_output: expected shape (", logits.size(0), ",)");
+                  "pairloss::pair_kl_hinge_backward: grad_output: expected shape (", logits.size(0),
+                  ",)");
   const Tensor z = torch::stable::contiguous(logits), y = torch::stable::contiguous(labels);
   const int64_t n = z.size(0), k = z.size(1);
   const ScalarType dtype = accumulation_type(z);
@@ -105,9 +115,16 @@ Tensor pair_kl_hinge_backward(const Tensor& grad_output, const Tensor& logits, c
 
   const cpu::Classes classes =
       cpu::sort_by_class(static_cast<const int64_t*>(y.const_data_ptr()), n, ignore_index);
-  const cpu::Problem problem{z.const_data_ptr(), element_of(z), n, k, margin, gradient == int64_t(Gradient::second), &classes};
+  const cpu::Problem problem{z.const_data_ptr(),
+                             element_of(z),
+                             n,
+                             k,
+                             margin,
+                             gradient == int64_t(Gradient::second),
+                             &classes};
   cpu::kernels_for(cpu::capability())
-      .gradient(problem, workers_for(classes.rows(), k), 1.0, u.const_data_ptr(), grad.mutable_data_ptr());
+      .gradient(problem, workers_for(classes.rows(), k), 1.0, u.const_data_ptr(),
+                grad.mutable_data_ptr());
   return torch::stable::to(grad, z.scalar_type());
 }
 

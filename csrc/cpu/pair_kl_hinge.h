@@ -1,5 +1,6 @@
-// The CPU kernel's interface: what pair_kl_hinge.cpp (the operator) and the white-box tests call, and what every
-// instruction set's copy of pair_kl_hinge_kernel.h implements. No framework header: plain pointers.
+// The CPU kernel's interface: what pair_kl_hinge.cpp (the operator) and the white-box tests call,
+// and what every instruction set's copy of pair_kl_hinge_kernel.h implements. No framework header:
+// plain pointers.
 #pragma once
 
 #include <cstdint>
@@ -21,8 +22,7 @@ struct Problem {
   const Classes* classes;
 };
 
-// Sums are over ordered pairs i != j, so twice those over unordered pairs of KL(i||j) + KL(j||i) would be double
-// counted: sum(ordered l_ij) = sum(unordered l_ij + l_ji).
+// Sums of l_ij over ordered pairs i != j, which are those of Eq. 2 over unordered pairs.
 struct PairSums {
   double similar = 0.0, dissimilar = 0.0;
   int64_t active = 0;
@@ -32,10 +32,14 @@ struct PairSums {
 using ValueKernel = PairSums(const Problem&, const Workers&, double* row_losses);
 
 // The value and the gradient of
-//   scale * sum_{i != j} l_ij                       (row_weights null), or
-//   scale * sum_{i != j} (u_i + u_j) l_ij           (row_weights u: T (n,), the upstream gradient of row losses)
-// with respect to the logits into grad: T (n, k) row-major. With row_weights the returned sums are not defined.
-using GradientKernel = PairSums(const Problem&, const Workers&, double scale, const void* row_weights, void* grad);
+//
+//   scale * sum_{i != j} l_ij               without row_weights, or
+//   scale * sum_{i != j} (u_i + u_j) l_ij   with row_weights u, T (n,): the gradient of row losses
+//
+// with respect to the logits into grad: T (n, k) row-major. With row_weights the returned sums are
+// not defined.
+using GradientKernel = PairSums(const Problem&, const Workers&, double scale,
+                                const void* row_weights, void* grad);
 
 struct Kernels {
   ValueKernel* value;

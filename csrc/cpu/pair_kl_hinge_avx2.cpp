@@ -4,7 +4,8 @@
 
 // After the includes above: what headers define inline must stay fit for any processor.
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,popcnt,bmi,bmi2"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,popcnt,bmi,bmi2"))), \
+                             apply_to = function)
 #else
 #pragma GCC target("avx2,fma,f16c,popcnt,bmi,bmi2")
 #endif

@@ -1,22 +1,26 @@
 // The loss and its gradient on the CPU, for one instruction set. In four stages:
 //
-//   rows     P, L and h of every row                                          rows.h
-//   means    similar pairs in closed form                                     similar.h
-//   tiles    dissimilar pairs: active or not, one bit each (tile.h), and the sums of L and P that the bits select
-//            (subset_sums.h), tile by tile in a fixed order (../schedule.h)
+//   rows     P, L and h of every row                                 rows.h
+//   means    similar pairs in closed form                            similar.h
+//   tiles    dissimilar pairs, tile by tile in a fixed order         schedule.h
+//            active or not: one bit each                             tile.h, amx.h
+//            sums of L and P over the bits                           selected_sums.h
 //   finish   the loss and the gradient of every row from these sums
 //
-// With a_ij = 1 where the dissimilar pair (i, j) is active, W_i = sum_j a_ij (L_i - L_j), V_i = sum_j a_ji (P_i - P_j):
-//   hinge:      sum_j a_ij (m - D_ij) = m sum_j a_ij - P_i . W_i       so D itself is never kept
-//   gradient:   dz_i = P_i * (F_i - P_i . F_i) + n (P_i - mean P) - V_i,   F_i = n (L_i - mean L) - W_i
+// With a_ij = 1 where the dissimilar pair (i, j) is active,
+//
+//   W_i = sum_j a_ij (L_i - L_j),   V_i = sum_j a_ji (P_i - P_j),   F_i = n (L_i - mean L) - W_i,
+//   hinge:      sum_j a_ij (m - D_ij) = m sum_j a_ij - P_i . W_i,   so D itself is never kept
+//   gradient:   dz_i = P_i * (F_i - P_i . F_i) + n (P_i - mean P) - V_i
+//
 // and without the first summand if only KL's second argument counts.
 #pragma once
 
 namespace pairloss::cpu::PAIRLOSS_ISA {
 namespace {
 
-// Rows of a tile, whatever the number of threads. A tile adds to accumulators that do not stay in the cache where K is
-// large: larger tiles, fewer visits.
+// Rows of a tile, whatever the number of threads. A tile adds to accumulators that do not stay in
+// the cache where K is large: larger tiles, fewer visits.
 inline int64_t tile_size(int64_t rows, int64_t k) {
   if (rows <= 128) return 64;
   if (rows <= 512) return 128;
@@ -75,7 +79,8 @@ struct Batch {
   Span block(int64_t b) const { return {b * tile, (b + 1) * tile < rows ? (b + 1) * tile : rows}; }
   bool has_partners(int64_t position) const { return classes.size(classes.of[position]) > 1; }
 
-  // scores_size: of every worker's scratch. selects: whether active pairs are summed, not only counted.
+  // scores_size: of every worker's scratch. selects: whether active pairs are summed, not only
+  // counted.
   void lay_out(Arena& arena, int64_t scores_size, bool selects) {
     p = arena.take<T>(panels.size());
     l = arena.take<T>(panels.size());
@@ -120,8 +125,8 @@ Health make_rows(Batch<T>& batch, Tiles& tiles, RowFlags& flags) {
     for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) {
       for (int64_t i = task * 32; i < (task + 1) * 32; ++i) {
         if (i < batch.rows) {
-          const RowFlags row =
-              make_row(problem, batch.panels, reference, i, scratch.z, scratch.e, batch.p, batch.l, batch.h);
+          const RowFlags row = make_row(problem, batch.panels, reference, i, scratch.z, scratch.e,
+                                        batch.p, batch.l, batch.h);
           if (row.nan) nan.store(true, std::memory_order_relaxed);
           if (row.masked) masked.store(true, std::memory_order_relaxed);
         } else {
@@ -155,7 +160,8 @@ struct Infinities {
   uint64_t* scratch;
 
   explicit Infinities(Batch<T>& batch)
-      : memory((Supports(batch.rows, batch.problem.k).size() + 2 * ((batch.problem.k + 63) / 64)) * sizeof(uint64_t) +
+      : memory((Supports(batch.rows, batch.problem.k).size() + 2 * ((batch.problem.k + 63) / 64)) *
+                   sizeof(uint64_t) +
                batch.rows),
         supports(batch.rows, batch.problem.k) {
     uint64_t* words = reinterpret_cast<uint64_t*>(memory.data());
@@ -163,7 +169,8 @@ struct Infinities {
     scratch = words + supports.size();
     batch.infinite = reinterpret_cast<bool*>(scratch + 2 * supports.words());
     for (int64_t i = 0; i < batch.rows; ++i) {
-      supports.set_row(batch.problem, batch.panels, i, batch.p, batch.scratch[0].z, batch.scratch[0].e);
+      supports.set_row(batch.problem, batch.panels, i, batch.p, batch.scratch[0].z,
+                       batch.scratch[0].e);
     }
     for (int64_t c = 0; c < batch.classes.count(); ++c) {
       supports.find_infinite_in_class({batch.classes.begin[c], batch.classes.begin[c + 1]}, scratch,
@@ -206,13 +213,13 @@ double sum_in_order(const double* x, int64_t n) {
 
 constexpr PairSums kNanSums{NAN, NAN, 0};
 
-// ---- The value -----------------------------------------------------------------------------------------------
+// ---- The value ----------------------------------------------------------------------------------
 
-// Adds the hinges of one row of a tile, whose scores are sum_k P_rk L_ck, to column_sums if there are any, and
-// returns their sum. Columns from `begin` to `end` are similar and do not count.
+// Adds the hinges of one row of a tile, whose scores are sum_k P_rk L_ck, to column_sums if there
+// are any, and returns their sum. Columns from `begin` to `end` are similar and do not count.
 template <class T>
-PAIRLOSS_INLINE double add_hinges(const T* scores, T offset, Span columns, Span similar, T* column_sums,
-                                  int64_t& active) {
+PAIRLOSS_INLINE double add_hinges(const T* scores, T offset, Span columns, Span similar,
+                                  T* column_sums, int64_t& active) {
   typedef typename Simd<T>::I I;
   // Positions fit: 2^31 rows of one column are 8 GiB, and a thousand years of pairs.
   const auto narrow = [](int64_t x) { return static_cast<decltype(I{}[0] + 0)>(x); };
@@ -287,10 +294,12 @@ PairSums evaluate(const Problem& problem, const Workers& workers, double* row_lo
     const bool empty = is_one_class(batch, rows, columns);
     const int64_t stride = round_up(columns.size(), kColumnBlock<T>);
     if (!empty) {
-      for_each_block(tiles, rows, columns, scores,
-                     [&](int64_t row, int64_t column, const RegisterBlock<T>& block) __attribute__((always_inline)) {
-                       block.store_to(scores + (row - rows.begin) * stride + (column - columns.begin), stride);
-                     });
+      for_each_block(
+          tiles, rows, columns, scores,
+          [&](int64_t row, int64_t column,
+              const RegisterBlock<T>& block) __attribute__((always_inline)) {
+            block.store_to(scores + (row - rows.begin) * stride + (column - columns.begin), stride);
+          });
     }
     row_turn.wait(tile.step);
     for (int64_t c = 0; c < batch.tile; ++c) tile_columns[c] = 0;
@@ -299,17 +308,19 @@ PairSums evaluate(const Problem& problem, const Workers& workers, double* row_lo
       const int64_t c = classes.of[r];
       if (infinities) {
         for (int64_t j = columns.begin; j < columns.end; ++j) {
-          if (infinities->supports.is_infinite(r, j)) row_scores[j - columns.begin] = -static_cast<T>(INFINITY);
+          if (infinities->supports.is_infinite(r, j))
+            row_scores[j - columns.begin] = -static_cast<T>(INFINITY);
         }
       }
-      batch.dissimilar[r] +=
-          add_hinges<T>(row_scores, m - batch.h[r], columns, {classes.begin[c], classes.begin[c + 1]},
-                        row_losses != nullptr ? tile_columns : nullptr, active[r]);
+      batch.dissimilar[r] += add_hinges<T>(
+          row_scores, m - batch.h[r], columns, {classes.begin[c], classes.begin[c + 1]},
+          row_losses != nullptr ? tile_columns : nullptr, active[r]);
     }
     row_turn.pass(tile.step);
     if (row_losses == nullptr) return;
     column_turn.wait(tile.step);
-    for (int64_t c = columns.begin; c < columns.end; ++c) by_column[c] += tile_columns[c - columns.begin];
+    for (int64_t c = columns.begin; c < columns.end; ++c)
+      by_column[c] += tile_columns[c - columns.begin];
     column_turn.pass(tile.step);
   };
   if (batch.has_dissimilar) for_each_tile(workers, batch.blocks, add_tile);
@@ -320,8 +331,10 @@ PairSums evaluate(const Problem& problem, const Workers& workers, double* row_lo
       const int64_t c = classes.of[i];
       if (batch.has_partners(i)) {
         for_each_vector(batch.panels, i, [&](int64_t at, int64_t column) {
-          const int64_t mean = batch.means.panels.at(column / Panels<T>::kWidth, c) + column % Panels<T>::kWidth;
-          s += (load(batch.p + at) - load(batch.means.p + mean)) * (load(batch.l + at) - load(batch.means.l + mean));
+          const int64_t mean =
+              batch.means.panels.at(column / Panels<T>::kWidth, c) + column % Panels<T>::kWidth;
+          s += (load(batch.p + at) - load(batch.means.p + mean)) *
+               (load(batch.l + at) - load(batch.means.l + mean));
         });
       }
       batch.similar[i] = classes.size(c) * horizontal_sum<T>(s);
@@ -348,10 +361,10 @@ PairSums evaluate(const Problem& problem, const Workers& workers, double* row_lo
   return sums;
 }
 
-// ---- The gradient --------------------------------------------------------------------------------------------
+// ---- The gradient -------------------------------------------------------------------------------
 
-// For every row, sums over its active partners: of their rows of `source`, and their number. With row weights u also
-// of u times the row, and of u.
+// For every row, sums over its active partners: of their rows of `source`, and their number. With
+// row weights u also of u times the row, and of u.
 template <class T>
 struct Selected {
   const T* source;
@@ -381,15 +394,17 @@ struct Selected {
   void add(const Panels<T>& panels, Span destination, Span from, const uint32_t* bits, const T* u,
            const SelectionScratch<T>& scratch) {
     const Selection<T> selection(bits, round_up(from.size(), 32) / 32, destination.size(), scratch,
-                                 count + destination.begin,
-                                 [&](int64_t d) { clear(panels, destination.begin + d, u != nullptr); });
+                                 count + destination.begin, [&](int64_t d) {
+                                   clear(panels, destination.begin + d, u != nullptr);
+                                 });
     selection.add(panels, source, from.begin, sum, destination.begin);
     if (u == nullptr) return;
     selection.add(panels, weighted_source, from.begin, weighted_sum, destination.begin);
     selection.add(Panels<T>(panels.rows, 1), u, from.begin, weight, destination.begin);
   }
 
-  // sum_j a_ij (u_i + u_j) (x_i - x_j) of one vector, or without row weights sum_j a_ij (x_i - x_j).
+  // sum_j a_ij (u_i + u_j) (x_i - x_j) of one vector, or without row weights sum_j a_ij (x_i -
+  // x_j).
   template <bool kWeighted>
   PAIRLOSS_INLINE Vec<T> difference(Vec<T> x, int64_t row, int64_t at, T u) const {
     const T n = static_cast<T>(count[row]);
@@ -425,7 +440,8 @@ struct Finish {
       return means.panels.at(column / Panels<T>::kWidth, c) + column % Panels<T>::kWidth;
     };
     // sum_j g_ij (X_i - X_j) over the similar j; X is L or P.
-    const auto similar_difference = [&](Vec<T> x, const T* mean, const T* weighted, int64_t column) {
+    const auto similar_difference = [&](Vec<T> x, const T* mean, const T* weighted,
+                                        int64_t column) {
       Vec<T> difference = (x - load(mean + mean_at(column))) * similar_weight;
       if constexpr (kWeighted) difference -= load(weighted + mean_at(column));
       return difference;
@@ -455,14 +471,17 @@ struct Finish {
       }
     });
     const double active = w.count[i];
-    double divergence = horizontal_sum<T>(hinge);  // its sum over rows is that of D over the active pairs
-    if constexpr (kSecondOnly) divergence += (active - v.count[i]) * static_cast<double>(batch.h[i]);
+    double divergence =
+        horizontal_sum<T>(hinge);  // its sum over rows is that of D over the active pairs
+    if constexpr (kSecondOnly)
+      divergence += (active - v.count[i]) * static_cast<double>(batch.h[i]);
     batch.dissimilar[i] = batch.problem.margin * active - divergence;
     batch.similar[i] = n * horizontal_sum<T>(spread);
 
     const bool infinite = batch.infinite != nullptr && batch.infinite[i];
     if (infinite) batch.similar[i] = INFINITY;
-    const T d = infinite && !kSecondOnly ? static_cast<T>(NAN) : static_cast<T>(horizontal_sum<T>(p_first));
+    const T d =
+        infinite && !kSecondOnly ? static_cast<T>(NAN) : static_cast<T>(horizontal_sum<T>(p_first));
     for_each_vector(batch.panels, i, [&](int64_t at, int64_t column) {
       const Vec<T> p = load(batch.p + at);
       Vec<T> z = second(p, at, column);
@@ -485,8 +504,8 @@ struct Finish {
 };
 
 template <class T>
-PairSums differentiate(const Problem& problem, const Workers& workers, double scale, const void* row_weights,
-                       void* grad_memory) {
+PairSums differentiate(const Problem& problem, const Workers& workers, double scale,
+                       const void* row_weights, void* grad_memory) {
   Batch<T> batch(problem, workers);
   const Classes& classes = batch.classes;
   const Panels<T>& panels = batch.panels;
@@ -557,7 +576,8 @@ PairSums differentiate(const Problem& problem, const Workers& workers, double sc
                         [&](int64_t i, int64_t j) { return classes.of[i] == classes.of[j]; });
       clear_similar(batch, rows, columns, scratch.bits);
       if (infinities) infinities->supports.clear_infinite(rows, columns, scratch.bits);
-      transpose_bits(scratch.bits, round_up(rows.size(), 32), round_up(columns.size(), 32), scratch.flipped);
+      transpose_bits(scratch.bits, round_up(rows.size(), 32), round_up(columns.size(), 32),
+                     scratch.flipped);
     }
     row_turn.wait(tile.step);
     if (!empty) w.add(panels, rows, columns, scratch.bits, u, scratch.selection);
@@ -585,9 +605,11 @@ PairSums value(const Problem& problem, const Workers& workers, double* row_losse
                                              : evaluate<float>(problem, workers, row_losses);
 }
 
-PairSums gradient(const Problem& problem, const Workers& workers, double scale, const void* row_weights, void* grad) {
-  return problem.element == Element::float64 ? differentiate<double>(problem, workers, scale, row_weights, grad)
-                                             : differentiate<float>(problem, workers, scale, row_weights, grad);
+PairSums gradient(const Problem& problem, const Workers& workers, double scale,
+                  const void* row_weights, void* grad) {
+  return problem.element == Element::float64
+             ? differentiate<double>(problem, workers, scale, row_weights, grad)
+             : differentiate<float>(problem, workers, scale, row_weights, grad);
 }
 
 }  // namespace

@@ -5,11 +5,14 @@ namespace pairloss::cpu::PAIRLOSS_ISA {
 
 constexpr int64_t kPanelVectors = 4;
 
-constexpr int64_t round_up(int64_t x, int64_t multiple) { return (x + multiple - 1) / multiple * multiple; }
+constexpr int64_t round_up(int64_t x, int64_t multiple) {
+  return (x + multiple - 1) / multiple * multiple;
+}
 
-// A matrix cut into panels of up to four vectors of columns: panel-major, [panel][row][column of the panel]. One
-// panel of a block of rows fits into the first-level cache, whatever the number of columns. The last panel may be
-// narrower. Columns are padded with zeros to whole vectors, rows to `rows`.
+// A matrix cut into panels of up to four vectors of columns: panel-major, [panel][row][column of
+// the panel]. One panel of a block of rows fits into the first-level cache, whatever the number of
+// columns. The last panel may be narrower. Columns are padded with zeros to whole vectors, rows to
+// `rows`.
 template <class T>
 struct Panels {
   static constexpr int64_t kWidth = kPanelVectors * kLanes<T>;
@@ -25,10 +28,13 @@ struct Panels {
     return left < kWidth ? left : kWidth;
   }
   // The first element of a row in a panel.
-  int64_t at(int64_t panel, int64_t row) const { return panel * kWidth * rows + row * width(panel); }
+  int64_t at(int64_t panel, int64_t row) const {
+    return panel * kWidth * rows + row * width(panel);
+  }
 };
 
-// body(row_offset, column) for every vector of one row: where it lies in a Panels matrix, and its first column.
+// body(row_offset, column) for every vector of one row: where it lies in a Panels matrix, and its
+// first column.
 template <class T, class Body>
 PAIRLOSS_INLINE void for_each_vector(const Panels<T>& panels, int64_t row, Body&& body) {
   for (int64_t panel = 0; panel < panels.count(); ++panel) {

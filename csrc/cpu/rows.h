@@ -1,4 +1,5 @@
-// From logits to the rows that the pairs are made of: P = softmax(z), L = log_softmax(z), h = sum P L.
+// From logits to the rows that the pairs are made of: P = softmax(z), L = log_softmax(z), h = sum P
+// L.
 #pragma once
 
 namespace pairloss::cpu::PAIRLOSS_ISA {
@@ -11,7 +12,9 @@ PAIRLOSS_INLINE float half_to_float(uint16_t h) {
   float f;
   __builtin_memcpy(&f, &bits, sizeof f);
   // Subnormal: mantissa * 2^-24.
-  return exponent == 0 ? (sign != 0 ? -1.0f : 1.0f) * static_cast<float>(mantissa) * 5.9604644775390625e-8f : f;
+  return exponent == 0
+             ? (sign != 0 ? -1.0f : 1.0f) * static_cast<float>(mantissa) * 5.9604644775390625e-8f
+             : f;
 }
 
 PAIRLOSS_INLINE float bfloat16_to_float(uint16_t b) {
@@ -27,16 +30,19 @@ void read_logits(const Problem& problem, int64_t row, int64_t padded, T* z) {
   const int64_t k = problem.k, at = row * k;
   switch (problem.element) {
     case Element::float64:
-      for (int64_t c = 0; c < k; ++c) z[c] = static_cast<T>(static_cast<const double*>(problem.logits)[at + c]);
+      for (int64_t c = 0; c < k; ++c)
+        z[c] = static_cast<T>(static_cast<const double*>(problem.logits)[at + c]);
       break;
     case Element::float32:
       __builtin_memcpy(z, static_cast<const float*>(problem.logits) + at, k * sizeof(float));
       break;
     case Element::float16:
-      for (int64_t c = 0; c < k; ++c) z[c] = half_to_float(static_cast<const uint16_t*>(problem.logits)[at + c]);
+      for (int64_t c = 0; c < k; ++c)
+        z[c] = half_to_float(static_cast<const uint16_t*>(problem.logits)[at + c]);
       break;
     case Element::bfloat16:
-      for (int64_t c = 0; c < k; ++c) z[c] = bfloat16_to_float(static_cast<const uint16_t*>(problem.logits)[at + c]);
+      for (int64_t c = 0; c < k; ++c)
+        z[c] = bfloat16_to_float(static_cast<const uint16_t*>(problem.logits)[at + c]);
       break;
   }
   for (int64_t c = k; c < padded; ++c) z[c] = -static_cast<T>(INFINITY);
@@ -54,7 +60,8 @@ double shift_and_exponentiate(T* z, T* e, int64_t padded) {
   Vec<T> sum{};
   typename Simd<T>::I nan{};
   for (int64_t c = 0; c < padded; c += kLanes<T>) {
-    const Vec<T> shifted = load(z + c) - max;  // +inf - +inf and -inf - -inf are NaN, as they should be
+    const Vec<T> shifted =
+        load(z + c) - max;  // +inf - +inf and -inf - -inf are NaN, as they should be
     nan |= shifted != shifted;
     const Vec<T> exponential = exp_nonpositive(shifted);
     sum += exponential;
@@ -69,9 +76,10 @@ double shift_and_exponentiate(T* z, T* e, int64_t padded) {
 
 // What is common to all rows, from the first one.
 //
-// L enters the loss only through differences between rows, so any vector may be subtracted from all rows. The
-// first row of log-probabilities leaves small numbers where all P are alike, which is how training starts: their
-// differences then keep their digits. It is bounded from below, since a large reference would cost digits instead.
+// L enters the loss only through differences between rows, so any vector may be subtracted from all
+// rows. The first row of log-probabilities leaves small numbers where all P are alike, which is how
+// training starts: their differences then keep their digits. It is bounded from below, since a
+// large reference would cost digits instead.
 template <class T>
 struct Reference {
   T* shifted;  // max(z_0 - max z_0, bound), per column; log P of the first row is this - log_sum
@@ -89,11 +97,11 @@ struct RowFlags {
   bool nan, masked;
 };
 
-// P and L - reference of one row, and h = sum P (L - reference). Where the logit is -inf, both are 0, and the row
-// is `masked`.
+// P and L - reference of one row, and h = sum P (L - reference). Where the logit is -inf, both are
+// 0, and the row is `masked`.
 template <class T>
-RowFlags make_row(const Problem& problem, const Panels<T>& panels, const Reference<T>& reference, int64_t position,
-                  T* z, T* e, T* p, T* l, T* h) {
+RowFlags make_row(const Problem& problem, const Panels<T>& panels, const Reference<T>& reference,
+                  int64_t position, T* z, T* e, T* p, T* l, T* h) {
   // Finite logits may lie so far apart that sums of their differences overflow.
   constexpr T kLeast = sizeof(T) == 4 ? T(-1e30) : T(-1e300);
   // Smaller P are 0: they are subnormal, and slow.
@@ -123,8 +131,8 @@ RowFlags make_row(const Problem& problem, const Panels<T>& panels, const Referen
   return {log_sum != log_sum, masked > panels.columns - problem.k};
 }
 
-// For the rows of one block of kColumnBlock positions: packed[column][position], the order in which the tile kernel
-// reads its columns.
+// For the rows of one block of kColumnBlock positions: packed[column][position], the order in which
+// the tile kernel reads its columns.
 template <class T>
 void pack_columns(const Panels<T>& panels, const T* l, int64_t position, int64_t block, T* packed) {
   for (int64_t panel = 0; panel < panels.count(); ++panel) {

@@ -1,4 +1,5 @@
-// Products of the bits of one tile with a matrix of floats, by whichever way is fastest for each word of 32 columns:
+// Products of the bits of one tile with a matrix of floats, by whichever way is fastest for each
+// word of 32 columns:
 //
 //   few bits set    their numbers in lists                              bit_lists.h
 //   more            the method of Four Russians, or the matrix unit     subset_sums.h, amx.h
@@ -10,7 +11,8 @@ namespace pairloss::cpu::PAIRLOSS_ISA {
 
 constexpr int64_t kLargestTile = 512;
 
-// Up to this many bits of a word in all rows, listing them is the fastest: about one look-up in the tables per row.
+// Up to this many bits of a word in all rows, listing them is the fastest: about one look-up in the
+// tables per row.
 constexpr int64_t listed_bits(int64_t rows) { return 2 * rows + 32; }
 
 template <class T>
@@ -51,8 +53,8 @@ class Selection {
  public:
   // counts[d] += set bits of row d. touched(d) is called before the first bit of a row is counted.
   template <class Touched>
-  Selection(const uint32_t* bits, int64_t words, int64_t rows, const SelectionScratch<T>& scratch, int32_t* counts,
-            Touched&& touched)
+  Selection(const uint32_t* bits, int64_t words, int64_t rows, const SelectionScratch<T>& scratch,
+            int32_t* counts, Touched&& touched)
       : bits_(bits), words_(words), rows_(rows), scratch_(scratch) {
     int64_t set_bits[kLargestTile / 32] = {};
     for (int64_t d = 0; d < rows; ++d) {
@@ -90,8 +92,8 @@ class Selection {
     if (dense_count_ == 0) return;
 #if defined(PAIRLOSS_AMX)
     if constexpr (std::is_same_v<T, float>) {
-      add_selected_by_amx(panels, source, source_row, bits_, words_, rows_, dense_, dense_count_, destination,
-                          destination_row, scratch_.amx);
+      add_selected_by_amx(panels, source, source_row, bits_, words_, rows_, dense_, dense_count_,
+                          destination, destination_row, scratch_.amx);
       return;
     }
 #endif
@@ -100,8 +102,9 @@ class Selection {
       for (int64_t i = 0; i < dense_count_; ++i) {
         const int64_t w = dense_[i];
         const T* from = source + panels.at(panel, source_row + w * 32);
-        for_vectors(panels.width(panel) / kLanes<T>,
-                    [&](auto n) { add_by_tables<T, n>(from, bits_ + w, words_, rows_, to, scratch_.tables); });
+        for_vectors(panels.width(panel) / kLanes<T>, [&](auto n) {
+          add_by_tables<T, n>(from, bits_ + w, words_, rows_, to, scratch_.tables);
+        });
       }
     }
   }

@@ -1,11 +1,12 @@
-// Similar pairs, without looking at pairs: KL is linear in each pair, so a class of n rows needs its means only.
+// Similar pairs, without looking at pairs: KL is linear in each pair, so a class of n rows needs
+// its means only.
 //
 //   sum_{i != j} KL(P_i || P_j) = n sum_i s_i,   s_i = sum_k (P_ik - mean P_k) (L_ik - mean L_k)
 //   the row sums, both directions: n s_i + sum_j s_j
 //   sum_j (L_i - L_j) = n (L_i - mean L), and likewise for P, in the gradient
 //
-// The means are taken in double and subtracted before anything is multiplied: the plain form n sum h - sum P . sum L
-// loses every digit where P is nearly uniform.
+// The means are taken in double and subtracted before anything is multiplied: the plain form n sum
+// h - sum P . sum L loses every digit where P is nearly uniform.
 #pragma once
 
 namespace pairloss::cpu::PAIRLOSS_ISA {
@@ -20,8 +21,8 @@ struct ClassMeans {
 
 // One panel of the means of every class of two or more rows. u: one vector per row, or null.
 template <class T>
-void average_classes(const Classes& classes, const Panels<T>& rows, const T* l, const T* p, const T* u, int64_t panel,
-                     const ClassMeans<T>& means) {
+void average_classes(const Classes& classes, const Panels<T>& rows, const T* l, const T* p,
+                     const T* u, int64_t panel, const ClassMeans<T>& means) {
   constexpr int64_t kWidth = Panels<T>::kWidth;
   const int64_t width = rows.width(panel);
   for (int64_t c = 0; c < classes.count(); ++c) {

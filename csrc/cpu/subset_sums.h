@@ -1,8 +1,10 @@
-// Products of a bit matrix with a matrix of floats: destination[d] += sum over the set bits s of bits[d] of source[s].
+// Products of a bit matrix with a matrix of floats: destination[d] += sum over the set bits s of
+// bits[d] of source[s].
 //
-// The method of Four Russians (Arlazarov, Dinic, Kronrod, Faradzev, 1970): of every 4 source rows the 16 sums of
-// subsets are tabulated, and one look-up replaces 4 multiply-adds. 8 tables, for the 32 rows that one word of bits
-// speaks of, are 32 KiB at the full panel width, which is the first-level cache.
+// The method of Four Russians (Arlazarov, Dinic, Kronrod, Faradzev, 1970): of every 4 source rows
+// the 16 sums of subsets are tabulated, and one look-up replaces 4 multiply-adds. 8 tables, for the
+// 32 rows that one word of bits speaks of, are 32 KiB at the full panel width, which is the
+// first-level cache.
 #pragma once
 
 namespace pairloss::cpu::PAIRLOSS_ISA {
@@ -23,7 +25,8 @@ PAIRLOSS_INLINE void tabulate_subset_sums(const T* source, T* tables) {
         const int64_t column = v * kLanes<T>;
         const Vec<T> row = load(source + column);
         for (int subset = 0; subset < 1 << bit; ++subset) {
-          store(tables + ((1 << bit) + subset) * width + column, load(tables + subset * width + column) + row);
+          store(tables + ((1 << bit) + subset) * width + column,
+                load(tables + subset * width + column) + row);
         }
       }
     }
@@ -31,7 +34,8 @@ PAIRLOSS_INLINE void tabulate_subset_sums(const T* source, T* tables) {
 }
 
 template <class T, int kVectors>
-void add_by_tables(const T* source, const uint32_t* bits, int64_t bits_stride, int64_t rows, T* destination, T* tables) {
+void add_by_tables(const T* source, const uint32_t* bits, int64_t bits_stride, int64_t rows,
+                   T* destination, T* tables) {
   constexpr int64_t width = kVectors * kLanes<T>;
   tabulate_subset_sums<T, kVectors>(source, tables);
   for (int64_t d = 0; d < rows; ++d, destination += width) {

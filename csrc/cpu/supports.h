@@ -1,6 +1,6 @@
-// Masked classes (logits of -inf). KL(P_i || P_j) is infinite where P_i > 0 = P_j. The fast arithmetic puts 0 for
-// P and L there; which pairs are infinite is decided here, on sets of columns. Only batches whose rows mask different
-// columns need any of it.
+// Masked classes (logits of -inf). KL(P_i || P_j) is infinite where P_i > 0 = P_j. The fast
+// arithmetic puts 0 for P and L there; which pairs are infinite is decided here, on sets of
+// columns. Only batches whose rows mask different columns need any of it.
 #pragma once
 
 namespace pairloss::cpu::PAIRLOSS_ISA {
@@ -13,7 +13,8 @@ class Supports {
   void place(uint64_t* memory) { positive_ = memory, allowed_ = memory + rows_ * words_; }
 
   template <class T>
-  void set_row(const Problem& problem, const Panels<T>& panels, int64_t position, const T* p, T* z, T* e) {
+  void set_row(const Problem& problem, const Panels<T>& panels, int64_t position, const T* p, T* z,
+               T* e) {
     uint64_t *positive = positive_ + position * words_, *allowed = allowed_ + position * words_;
     for (int64_t w = 0; w < words_; ++w) positive[w] = allowed[w] = 0;
     read_logits(problem, problem.classes->row[position], panels.columns, z);
@@ -26,7 +27,9 @@ class Supports {
     }
   }
 
-  bool is_infinite(int64_t i, int64_t j) const { return exceeds(positive_ + i * words_, allowed_ + j * words_); }
+  bool is_infinite(int64_t i, int64_t j) const {
+    return exceeds(positive_ + i * words_, allowed_ + j * words_);
+  }
 
   // Clears the bits of infinite pairs.
   void clear_infinite(Span rows, Span columns, uint32_t* bits) const {
@@ -42,8 +45,8 @@ class Supports {
     }
   }
 
-  // infinite[i] for the rows of one class: whether KL from or to any other row of the class is infinite.
-  // `united` and `common` are scratch of words() each.
+  // infinite[i] for the rows of one class: whether KL from or to any other row of the class is
+  // infinite. `united` and `common` are scratch of words() each.
   void find_infinite_in_class(Span rows, uint64_t* united, uint64_t* common, bool* infinite) const {
     for (int64_t w = 0; w < words_; ++w) {
       united[w] = 0, common[w] = ~uint64_t{0};
@@ -53,7 +56,8 @@ class Supports {
       }
     }
     for (int64_t i = rows.begin; i < rows.end; ++i) {
-      infinite[i] = exceeds(positive_ + i * words_, common) || exceeds(united, allowed_ + i * words_);
+      infinite[i] =
+          exceeds(positive_ + i * words_, common) || exceeds(united, allowed_ + i * words_);
     }
   }
 

@@ -1,7 +1,9 @@
-// One tile of the pair matrix: which of its ordered pairs have KL(P_r || P_c) < margin, and the hinge of those.
+// One tile of the pair matrix: which of its ordered pairs have KL(P_r || P_c) < margin, and the
+// hinge of those.
 //
-// KL(P_r || P_c) = h_r - sum_k P_rk L_ck. The sums are a matrix product, computed in blocks of kRowBlock x
-// kColumnBlock that live in registers; a pair is active where the sum is above h_r - margin.
+// KL(P_r || P_c) = h_r - sum_k P_rk L_ck. The sums are a matrix product, computed in blocks of
+// kRowBlock x kColumnBlock that live in registers; a pair is active where the sum is above h_r -
+// margin.
 #pragma once
 
 namespace pairloss::cpu::PAIRLOSS_ISA {
@@ -10,7 +12,8 @@ namespace pairloss::cpu::PAIRLOSS_ISA {
 constexpr int64_t kRowBlock = PAIRLOSS_VECTOR_BYTES == 64 ? 8 : 4;
 template <class T>
 constexpr int64_t kColumnBlock = 2 * kLanes<T>;
-// Panels whose columns of one column block (32 KiB) stay in the first-level cache while all row blocks pass by.
+// Panels whose columns of one column block (32 KiB) stay in the first-level cache while all row
+// blocks pass by.
 constexpr int64_t kPanelsAtOnce = 4;
 
 template <class T>
@@ -43,8 +46,10 @@ struct RegisterBlock {
     }
   }
   // Adds sum_k P_rk L_ck over the columns of the panels first .. last - 1.
-  PAIRLOSS_INLINE void accumulate(const PairOperands<T>& x, int64_t row, int64_t column, int64_t first, int64_t last) {
-    const T* packed = x.packed + column * x.panels.columns + first * Panels<T>::kWidth * kColumnBlock<T>;
+  PAIRLOSS_INLINE void accumulate(const PairOperands<T>& x, int64_t row, int64_t column,
+                                  int64_t first, int64_t last) {
+    const T* packed =
+        x.packed + column * x.panels.columns + first * Panels<T>::kWidth * kColumnBlock<T>;
     for (int64_t panel = first; panel < last; ++panel) {
       const int64_t width = x.panels.width(panel);
       const T* p = x.p + x.panels.at(panel, row);
@@ -61,10 +66,12 @@ struct RegisterBlock {
   }
 };
 
-// finished(row, column, block) for every register block of rows x columns with its complete sums. `scores` (tile x
-// tile) carries the sums from one group of panels to the next; it is not touched where one group is all.
+// finished(row, column, block) for every register block of rows x columns with its complete sums.
+// `scores` (tile x tile) carries the sums from one group of panels to the next; it is not touched
+// where one group is all.
 template <class T, class Finished>
-PAIRLOSS_INLINE void for_each_block(const PairOperands<T>& x, Span rows, Span columns, T* scores, Finished&& finished) {
+PAIRLOSS_INLINE void for_each_block(const PairOperands<T>& x, Span rows, Span columns, T* scores,
+                                    Finished&& finished) {
   const int64_t count = x.panels.count();
   const int64_t stride = round_up(columns.size(), kColumnBlock<T>);
   for (int64_t first = 0; first < count; first += kPanelsAtOnce) {
@@ -97,7 +104,9 @@ struct VectorTiles : PairOperands<T> {
       : PairOperands<T>{panels, nullptr, nullptr, nullptr, nullptr}, margin(margin) {}
 
   // Numbers that find_active needs to carry sums from one group of panels to the next.
-  int64_t scores_size(int64_t tile) const { return this->panels.count() > kPanelsAtOnce ? tile * tile : 0; }
+  int64_t scores_size(int64_t tile) const {
+    return this->panels.count() > kPanelsAtOnce ? tile * tile : 0;
+  }
 
   void lay_out(Arena& arena) { this->packed = arena.take<T>(this->panels.size()); }
 
@@ -112,25 +121,27 @@ struct VectorTiles : PairOperands<T> {
     }
   }
 
-  // bits (rows x columns, padded to words) of the pairs with KL < margin. Bits of similar pairs and beyond the ends
-  // are undefined.
+  // bits (rows x columns, padded to words) of the pairs with KL < margin. Bits of similar pairs and
+  // beyond the ends are undefined.
   template <class SameClass>
   void find_active(Span rows, Span columns, T* scores, uint32_t* bits, SameClass&&) const {
     const int64_t words = round_up(columns.size(), 32) / 32;
     __builtin_memset(bits, 0, round_up(rows.size(), 32) * words * sizeof(uint32_t));
     const T m = static_cast<T>(margin);
-    for_each_block(*this, rows, columns, scores, [&](int64_t row, int64_t column, const RegisterBlock<T>& block)
-                       __attribute__((always_inline)) {
-      const int64_t c = column - columns.begin;
-      uint32_t* word = bits + (row - rows.begin) * words + c / 32;
+    for_each_block(
+        *this, rows, columns, scores,
+        [&](int64_t row, int64_t column, const RegisterBlock<T>& block)
+            __attribute__((always_inline)) {
+              const int64_t c = column - columns.begin;
+              uint32_t* word = bits + (row - rows.begin) * words + c / 32;
 #pragma GCC unroll 8
-      for (int64_t r = 0; r < kRowBlock; ++r) {
-        const Vec<T> threshold = broadcast(this->h[row + r] - m);
-        const uint32_t mask = greater_mask(block.sum[r][0], threshold) |
-                              greater_mask(block.sum[r][1], threshold) << kLanes<T>;
-        word[r * words] |= mask << c % 32;
-      }
-    });
+              for (int64_t r = 0; r < kRowBlock; ++r) {
+                const Vec<T> threshold = broadcast(this->h[row + r] - m);
+                const uint32_t mask = greater_mask(block.sum[r][0], threshold) |
+                                      greater_mask(block.sum[r][1], threshold) << kLanes<T>;
+                word[r * words] |= mask << c % 32;
+              }
+            });
   }
 };
 

@@ -1,7 +1,8 @@
 // Vectors of one instruction set. Included once per set, with
 //   PAIRLOSS_ISA           the namespace of this copy of the kernels (baseline, avx2, avx512)
 //   PAIRLOSS_VECTOR_BYTES  16, 32 or 64
-// The compilers' vector extension gives arithmetic, comparison and selection; what it lacks is here.
+// The compilers' vector extension gives arithmetic, comparison and selection; what it lacks is
+// here.
 #pragma once
 
 namespace pairloss::cpu::PAIRLOSS_ISA {
@@ -93,8 +94,8 @@ PAIRLOSS_INLINE T horizontal_max(Vec<T> v) {
   return largest;
 }
 
-// exp(x) for x <= 0, 0 below the smallest normal number; NaN is not kept. float: 1 ulp, by 2^n times the degree 6
-// polynomial of Cephes (S. Moshier, expf) on |r| <= log(2) / 2.
+// exp(x) for x <= 0, 0 below the smallest normal number; NaN is not kept. float: 1 ulp, by 2^n
+// times the degree 6 polynomial of Cephes (S. Moshier, expf) on |r| <= log(2) / 2.
 PAIRLOSS_INLINE Vec<float> exp_nonpositive(Vec<float> x) {
   typedef Simd<float>::I I;
   const Vec<float> magic = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer

@@ -1,5 +1,5 @@
-// How a kernel spreads its work, whoever owns the threads: the framework's pool in the library, std::thread in
-// the white-box tests, nobody in a serial call.
+// How a kernel spreads its work, whoever owns the threads: the framework's pool in the library,
+// std::thread in the white-box tests, nobody in a serial call.
 #pragma once
 
 #include <atomic>
@@ -9,8 +9,10 @@ namespace pairloss::cpu {
 
 struct Workers {
   int64_t count = 1;
-  // Calls body(context, worker) for worker = 0 .. count - 1, in any order, at once or one after the other.
-  void (*launch)(int64_t count, void (*body)(void* context, int64_t worker), void* context) = nullptr;
+  // Calls body(context, worker) for worker = 0 .. count - 1, in any order, at once or one after the
+  // other.
+  void (*launch)(int64_t count, void (*body)(void* context, int64_t worker),
+                 void* context) = nullptr;
 };
 
 // body(worker) on every worker.
@@ -21,8 +23,7 @@ void on_every_worker(const Workers& workers, Body&& body) {
     return;
   }
   workers.launch(
-      workers.count,
-      [](void* context, int64_t worker) { (*static_cast<Body*>(context))(worker); },
+      workers.count, [](void* context, int64_t worker) { (*static_cast<Body*>(context))(worker); },
       &body);
 }
 
