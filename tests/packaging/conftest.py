@@ -13,15 +13,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(*command: str | Path, **options: object) -> str:
-    """What the command prints; a failure shows all of it."""
+    """What the command prints on its standard output; a failure shows all of it."""
     result = subprocess.run(
         [str(word) for word in command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        capture_output=True,
         text=True,
         **options,  # type: ignore[call-overload]
     )
-    assert result.returncode == 0, f"{command}\n{result.stdout}"
+    assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
     return str(result.stdout)
 
 
