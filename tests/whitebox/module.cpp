@@ -1,7 +1,7 @@
-// The white-box test module: one bind_...() for each part of the kernels that is opened to pytest.
-#include <pybind11/pybind11.h>
-
+// The white-box test module.
 #include <vector>
+
+#include "bindings.h"
 
 PYBIND11_MODULE(pairloss_whitebox, m) {
 #if defined(__SANITIZE_ADDRESS__)
@@ -15,4 +15,10 @@ PYBIND11_MODULE(pairloss_whitebox, m) {
     return values.data()[size];
   });
   m.def("overflow_an_int", [](int value) { return value + 1; });
+
+  bind_classes(m);
+  bind_insides(m);
+  bind_kernels(m);
+  bind_pair_math(m);
+  bind_schedule(m);
 }

@@ -1,0 +1,66 @@
+// What one instruction set's copy of the kernels has inside, as plain functions: insides_*.cpp fill
+// this in, bindings.cpp hands it to Python. T is double for float64 logits, else float.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/pair_kl_hinge.h"
+
+namespace pairloss::cpu {
+
+template <class T>
+struct Rows {  // row-major, in order of position
+  T *p, *l, *h;
+  T* reference;        // (k,), what is subtracted from log P, but for reference_log_sum
+  double* log_sum;     // of the reference
+  bool *nan, *masked;  // per row
+};
+
+template <class T>
+struct Means {  // (classes, k); the weighted ones only with row weights
+  T *l, *p, *weighted_l, *weighted_p, *weight;
+};
+
+template <class T>
+struct InsidesOf {
+  int64_t lanes, panel_width;
+  // n: any.
+  void (*exponential)(const T* x, int64_t n, T* y);
+  void (*rows)(const Problem&, const Rows<T>&);
+  // weights: (positions,), or null.
+  void (*means)(const Problem&, const T* weights, const Means<T>&);
+  // bits of all ordered pairs with KL < margin, (n, words of 32), found in tiles of `tile` rows.
+  void (*find_active)(const Problem&, int64_t tile, uint32_t* bits);
+  // Whether KL(i || j) is infinite, (n, n); whether any within the class is, (n,); and `bits` of
+  // all pairs without the infinite ones.
+  void (*supports)(const Problem&, bool* infinite, bool* infinite_in_class, uint32_t* bits);
+  // destination (rows, columns) += bits (rows, words of 32) x source (32 words, columns), and
+  // counts[d] += bits of row d. Rows whose count is 0 are cleared before the first bit is counted.
+  void (*add_selected)(const T* source, const uint32_t* bits, int64_t rows, int64_t words,
+                       int64_t columns, T* destination, int32_t* counts);
+};
+
+struct Insides {
+  InsidesOf<float> of_float;
+  InsidesOf<double> of_double;
+  void (*half_to_float)(const uint16_t* x, int64_t n, float* y);
+  void (*bfloat16_to_float)(const uint16_t* x, int64_t n, float* y);
+  void (*transpose_bits)(const uint32_t* bits, int64_t rows, int64_t columns, uint32_t* transposed);
+  void (*clear_bits)(uint32_t* row, int64_t begin, int64_t end);
+};
+
+// Namespaces of their own, beside those of the library's kernels.
+namespace insides_baseline {
+extern const Insides insides;
+}
+namespace insides_avx2 {
+extern const Insides insides;
+}
+namespace insides_avx512 {
+extern const Insides insides;
+}
+namespace insides_amx {
+extern const Insides insides;
+}
+
+}  // namespace pairloss::cpu

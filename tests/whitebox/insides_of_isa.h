@@ -1,0 +1,226 @@
+// Fills in Insides for one instruction set. Included like cpu/isa_kernels.h: once per set, after
+// the compiler was told of that set. No standard containers: their code would be compiled for it
+// too.
+#include "cpu/isa_kernels.h"
+#include "insides.h"
+
+namespace pairloss::cpu::PAIRLOSS_ISA {
+namespace {
+
+template <class T>
+void exponential(const T* x, int64_t n, T* y) {
+  for (int64_t i = 0; i < n; i += kLanes<T>) {
+    const int64_t size = (n - i < kLanes<T> ? n - i : kLanes<T>)*sizeof(T);
+    Vec<T> v{};
+    __builtin_memcpy(&v, x + i, size);
+    v = exp_nonpositive(v);
+    __builtin_memcpy(y + i, &v, size);
+  }
+}
+
+template <class T>
+void to_panels(const Panels<T>& panels, const T* x, int64_t rows, int64_t columns, T* to) {
+  for (int64_t i = 0; i < panels.size(); ++i) to[i] = 0;
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t c = 0; c < columns; ++c) {
+      to[panels.at(c / panels.kWidth, i) + c % panels.kWidth] = x[i * columns + c];
+    }
+  }
+}
+
+template <class T>
+void from_panels(const Panels<T>& panels, const T* x, int64_t rows, int64_t columns, T* to) {
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t c = 0; c < columns; ++c) {
+      to[i * columns + c] = x[panels.at(c / panels.kWidth, i) + c % panels.kWidth];
+    }
+  }
+}
+
+// P, L and h of all rows, as the kernel makes them.
+template <class T>
+struct Made {
+  const Problem& problem;
+  int64_t n;
+  Panels<T> panels;
+  T *p, *l, *h, *z, *e, *shifted;
+  Buffer memory;
+  Reference<T> reference;
+
+  explicit Made(const Problem& problem, bool* nan = nullptr, bool* masked = nullptr)
+      : problem(problem),
+        n(problem.classes->rows()),
+        panels(round_up(n, 32), problem.k),
+        memory(lay_out(Arena())) {
+    lay_out(Arena(memory.data()));
+    reference = {shifted, 0.0};
+    reference.set(problem, panels, z, e);
+    for (int64_t i = 0; i < panels.size(); ++i) p[i] = l[i] = 0;
+    for (int64_t i = 0; i < panels.rows; ++i) h[i] = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      const RowFlags flags = make_row(problem, panels, reference, i, z, e, p, l, h);
+      if (nan != nullptr) nan[i] = flags.nan;
+      if (masked != nullptr) masked[i] = flags.masked;
+    }
+  }
+
+  size_t lay_out(Arena arena) {
+    for (T** matrix : {&p, &l}) *matrix = arena.take<T>(panels.size());
+    h = arena.take<T>(panels.rows);
+    for (T** row : {&z, &e, &shifted}) *row = arena.take<T>(panels.columns);
+    return arena.used();
+  }
+};
+
+template <class T>
+void rows(const Problem& problem, const Rows<T>& to) {
+  const Made<T> made(problem, to.nan, to.masked);
+  from_panels(made.panels, made.p, made.n, problem.k, to.p);
+  from_panels(made.panels, made.l, made.n, problem.k, to.l);
+  __builtin_memcpy(to.h, made.h, made.n * sizeof(T));
+  __builtin_memcpy(to.reference, made.shifted, problem.k * sizeof(T));
+  *to.log_sum = made.reference.log_sum;
+}
+
+template <class T>
+void means(const Problem& problem, const T* weights, const Means<T>& to) {
+  const Made<T> made(problem);
+  const int64_t classes = problem.classes->count();
+  ClassMeans<T> means{Panels<T>(classes, problem.k), nullptr, nullptr, nullptr, nullptr, nullptr};
+  T* u;
+  const auto lay_out = [&](Arena arena) {
+    for (T** matrix : {&means.l, &means.p, &means.weighted_l, &means.weighted_p}) {
+      *matrix = arena.take<T>(means.panels.size());
+    }
+    means.weight = arena.take<T>(classes);
+    u = arena.take<T>(made.n * kLanes<T>);
+    return arena.used();
+  };
+  const Buffer memory(lay_out(Arena()));
+  const size_t bytes = lay_out(Arena(memory.data()));
+  __builtin_memset(memory.data(), 0, bytes);  // classes of one row are not averaged
+  for (int64_t i = 0; weights != nullptr && i < made.n; ++i) {
+    store(u + i * kLanes<T>, broadcast(weights[i]));
+  }
+  for (int64_t panel = 0; panel < made.panels.count(); ++panel) {
+    average_classes(*problem.classes, made.panels, made.l, made.p, weights != nullptr ? u : nullptr,
+                    panel, means);
+  }
+  from_panels(means.panels, means.l, classes, problem.k, to.l);
+  from_panels(means.panels, means.p, classes, problem.k, to.p);
+  from_panels(means.panels, means.weighted_l, classes, problem.k, to.weighted_l);
+  from_panels(means.panels, means.weighted_p, classes, problem.k, to.weighted_p);
+  __builtin_memcpy(to.weight, means.weight, classes * sizeof(T));
+}
+
+template <class T>
+void find_active(const Problem& problem, int64_t tile, uint32_t* bits) {
+  const Made<T> made(problem);
+  Tiles<T> tiles(made.panels, problem.margin);
+  T* scores;
+  uint32_t* tile_bits;
+  const auto lay_out = [&](Arena arena) {
+    tiles.lay_out(arena);
+    scores = arena.take<T>(tiles.scores_size(tile));
+    tile_bits = arena.take<uint32_t>(tile * tile / 32);
+    return arena.used();
+  };
+  const Buffer memory(lay_out(Arena()));
+  lay_out(Arena(memory.data()));
+  tiles.set_rows(made.p, made.l, made.h, made.reference);
+  for (int64_t i = 0; i < made.panels.rows; i += 32) tiles.pack(i);
+
+  const auto& of = problem.classes->of;
+  const auto block = [&](int64_t begin) {
+    return Span{begin, begin + tile < made.n ? begin + tile : made.n};
+  };
+  const int64_t words = round_up(made.n, 32) / 32;
+  for (int64_t r = 0; r < made.n; r += tile) {
+    for (int64_t c = 0; c < made.n; c += tile) {
+      const Span from = block(r), to = block(c);
+      tiles.find_active(from, to, scores, tile_bits,
+                        [&](int64_t i, int64_t j) { return of[i] == of[j]; });
+      const int64_t tile_words = round_up(to.size(), 32) / 32;
+      for (int64_t i = 0; i < from.size(); ++i) {
+        __builtin_memcpy(bits + (r + i) * words + c / 32, tile_bits + i * tile_words,
+                         tile_words * sizeof(uint32_t));
+      }
+    }
+  }
+}
+
+template <class T>
+void supports(const Problem& problem, bool* infinite, bool* infinite_in_class, uint32_t* bits) {
+  const Made<T> made(problem);
+  Supports supports(made.n, problem.k);
+  const Buffer memory((supports.size() + 2 * supports.words()) * sizeof(uint64_t));
+  uint64_t* const words = reinterpret_cast<uint64_t*>(memory.data());
+  supports.place(words);
+  uint64_t* const scratch = words + supports.size();
+  for (int64_t i = 0; i < made.n; ++i) {
+    supports.set_row(problem, made.panels, i, made.p, made.z, made.e);
+  }
+  for (int64_t i = 0; i < made.n; ++i) {
+    for (int64_t j = 0; j < made.n; ++j) infinite[i * made.n + j] = supports.is_infinite(i, j);
+  }
+  const Classes& classes = *problem.classes;
+  for (int64_t c = 0; c < classes.count(); ++c) {
+    supports.find_infinite_in_class({classes.begin[c], classes.begin[c + 1]}, scratch,
+                                    scratch + supports.words(), infinite_in_class);
+  }
+  supports.clear_infinite({0, made.n}, {0, made.n}, bits);
+}
+
+template <class T>
+void add_selected(const T* source, const uint32_t* bits, int64_t rows, int64_t words,
+                  int64_t columns, T* destination, int32_t* counts) {
+  const int64_t padded_rows = round_up(rows, 32), source_rows = words * 32;
+  const Panels<T> panels(padded_rows > source_rows ? padded_rows : source_rows, columns);
+  T *from, *to;
+  int32_t* padded_counts;
+  uint32_t* padded_bits;
+  SelectionScratch<T> scratch;
+  const auto lay_out = [&](Arena arena) {
+    from = arena.take<T>(panels.size());
+    to = arena.take<T>(panels.size());
+    padded_counts = arena.take<int32_t>(padded_rows);
+    padded_bits = arena.take<uint32_t>(padded_rows * words);
+    scratch.lay_out(arena, kLargestTile);
+    return arena.used();
+  };
+  const Buffer memory(lay_out(Arena()));
+  const size_t bytes = lay_out(Arena(memory.data()));
+  __builtin_memset(memory.data(), 0, bytes);
+  to_panels(panels, source, source_rows, columns, from);
+  to_panels(panels, destination, rows, columns, to);
+  __builtin_memcpy(padded_counts, counts, rows * sizeof(int32_t));
+  __builtin_memcpy(padded_bits, bits, rows * words * sizeof(uint32_t));
+  const auto clear = [&](int64_t row) {
+    for_each_vector(panels, row, [&](int64_t at, int64_t) { store(to + at, Vec<T>{}); });
+  };
+  const Selection<T> selection(padded_bits, words, rows, scratch, padded_counts, clear);
+  selection.add(panels, from, 0, to, 0);
+  from_panels(panels, to, rows, columns, destination);
+  __builtin_memcpy(counts, padded_counts, rows * sizeof(int32_t));
+}
+
+void halves(const uint16_t* x, int64_t n, float* y) {
+  for (int64_t i = 0; i < n; ++i) y[i] = half_to_float(x[i]);
+}
+
+void bfloat16s(const uint16_t* x, int64_t n, float* y) {
+  for (int64_t i = 0; i < n; ++i) y[i] = bfloat16_to_float(x[i]);
+}
+
+template <class T>
+constexpr InsidesOf<T> insides_of() {
+  return {kLanes<T>, Panels<T>::kWidth, exponential<T>, rows<T>,
+          means<T>,  find_active<T>,    supports<T>,    add_selected<T>};
+}
+
+}  // namespace
+
+const Insides insides{insides_of<float>(), insides_of<double>(), halves,
+                      bfloat16s,           transpose_bits,       clear_bits};
+
+}  // namespace pairloss::cpu::PAIRLOSS_ISA

@@ -1,0 +1,164 @@
+"""Which pairs are active, infinite, and what the active ones add up to: tile by tile."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from tests import truth
+from tests.whitebox.data import ELEMENTS, encode, pack_bits, unpack_bits
+
+INF = np.inf
+
+
+# ---- Active pairs ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("element", ["float64", "float32"])
+@pytest.mark.parametrize("columns", [1, 2, 10, 34, 65, 300, 1100])
+@pytest.mark.parametrize(("rows", "tile"), [(20, 64), (100, 64), (257, 128), (300, 256)])
+def test_active_pairs(
+    whitebox: ModuleType, isa: int, rows: int, tile: int, columns: int, element: str
+) -> None:
+    """All but those at the kink, where float32 cannot tell."""
+    rng = np.random.default_rng([rows, columns])
+    logits, exact = encode(rng.standard_normal((rows, columns)), element)
+    divergence = truth.evaluate(exact, np.arange(rows), 0.0).divergence
+    margin = float(np.median(divergence)) if columns > 1 else 0.5
+    words = whitebox.find_active(isa, logits, element, np.arange(rows), margin, tile)
+    active = unpack_bits(words, rows)
+    doubtful = np.abs(divergence - margin) < (1e-5 if element == "float32" else 1e-12)
+    doubtful |= np.eye(rows, dtype=bool)
+    assert doubtful.mean() < 0.2
+    np.testing.assert_array_equal((active | doubtful), (divergence < margin) | doubtful)
+
+
+@pytest.mark.parametrize("spread", [0.01, 3.0, 10.0])
+@pytest.mark.parametrize("quantile", [0.0, 0.01, 0.99, 1.0])
+def test_active_pairs_at_other_scales(
+    whitebox: ModuleType, isa: int, spread: float, quantile: float
+) -> None:
+    """Nearly uniform to nearly one-hot rows; nearly no and nearly all pairs active."""
+    rows = 130
+    rng = np.random.default_rng(7)
+    logits, exact = encode(rng.standard_normal((rows, 40)) * spread, "float32")
+    divergence = truth.evaluate(exact, np.arange(rows), 0.0).divergence
+    off_diagonal = ~np.eye(rows, dtype=bool)
+    margin = float(np.quantile(divergence[off_diagonal], quantile)) * (1 + 1e-4 * (quantile == 1))
+    words = whitebox.find_active(isa, logits, "float32", np.arange(rows), margin, 128)
+    decided = off_diagonal & (np.abs(divergence - margin) > 2e-6 * (1 + margin))
+    np.testing.assert_array_equal(unpack_bits(words, rows)[decided], (divergence < margin)[decided])
+    assert decided.mean() > 0.9
+
+
+def test_active_pairs_are_the_same_in_any_tile(whitebox: ModuleType, isa: int) -> None:
+    rng = np.random.default_rng(1)
+    logits, _ = encode(rng.standard_normal((200, 34)), "float32")
+    one, other = (
+        whitebox.find_active(isa, logits, "float32", np.arange(200), 1.0, tile)
+        for tile in (64, 256)
+    )
+    different = unpack_bits(one, 200) != unpack_bits(other, 200)
+    assert not different[~np.eye(200, dtype=bool)].any()
+
+
+# ---- Infinite pairs ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("element", ELEMENTS)
+@pytest.mark.parametrize("columns", [2, 63, 64, 65, 130])
+def test_supports(whitebox: ModuleType, isa: int, element: str, columns: int) -> None:
+    rng = np.random.default_rng(columns)
+    values = rng.standard_normal((45, columns))
+    values[rng.random((45, columns)) < 2 / columns] = -INF
+    values[np.arange(45), rng.integers(0, columns, 45)] = 0.0  # one class at least
+    values[10] = np.where(np.arange(columns) == 0, 0.0, -1e4)  # P = 0 where nothing is masked
+    labels = np.sort(rng.integers(0, 20, 45))  # so that positions are rows
+    logits, exact = encode(values, element)
+    infinite = np.isinf(truth.evaluate(exact, labels, 2.0).divergence)
+    assert infinite.any()
+    assert not infinite.all()
+    bits = rng.random((45, 45)) < 0.7
+    found, in_class, cleared = whitebox.supports(isa, logits, element, labels, pack_bits(bits))
+    np.testing.assert_array_equal(found, infinite)
+    similar = (labels[:, None] == labels) & (infinite | infinite.T)
+    np.testing.assert_array_equal(in_class, similar.any(1))
+    np.testing.assert_array_equal(unpack_bits(cleared, 45), bits & ~infinite)
+
+
+# ---- Sums over active pairs --------------------------------------------------------------------
+
+
+def densities(words: int, kind: str) -> np.ndarray:
+    """The share of set bits of every word: few are listed, many go through tables or tiles."""
+    return {
+        "none": np.zeros(words),
+        "few": np.full(words, 0.02),
+        "half": np.full(words, 0.5),
+        "all": np.ones(words),
+        "mixed": np.resize([0.9, 0.0, 0.03, 0.3], words),
+    }[kind]
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("kind", ["none", "few", "half", "all", "mixed"])
+@pytest.mark.parametrize(("rows", "words"), [(1, 1), (31, 2), (64, 2), (65, 3), (256, 8)])
+@pytest.mark.parametrize("vectors", [1, 2, 3, 4, 7])
+def test_selected_sums(
+    whitebox: ModuleType,
+    isa: int,
+    vectors: int,
+    rows: int,
+    words: int,
+    kind: str,
+    dtype: type,
+) -> None:
+    """Panels of 1 to 4 vectors; 7 are one panel of 4 and one of 3."""
+    rng = np.random.default_rng([rows, words, vectors])
+    columns = whitebox.panel_width(isa, dtype == np.float64) // 4 * vectors - 1
+    source = rng.standard_normal((words * 32, columns)).astype(dtype)
+    destination = rng.standard_normal((rows, columns)).astype(dtype)
+    bits = rng.random((rows, words * 32)) < np.repeat(densities(words, kind), 32)
+    counts = rng.integers(1, 5, rows).astype(np.int32)
+    sums, new_counts = whitebox.add_selected(isa, source, pack_bits(bits), destination, counts)
+    np.testing.assert_array_equal(new_counts, counts + bits.sum(1))
+    expected = destination + bits.astype(np.float64) @ source
+    magnitude = np.abs(destination) + bits @ np.abs(source)
+    assert (np.abs(sums - expected) <= 8 * np.finfo(dtype).eps * magnitude).all()
+
+
+@pytest.mark.parametrize("kind", ["few", "half", "mixed"])
+def test_selected_sums_begin_at_zero(whitebox: ModuleType, isa: int, kind: str) -> None:
+    """What stands in a row that has counted nothing yet is not a sum."""
+    rng = np.random.default_rng(3)
+    source = rng.standard_normal((96, 40)).astype(np.float32)
+    destination = np.full((50, 40), np.nan, dtype=np.float32)
+    bits = rng.random((50, 96)) < np.repeat(densities(3, kind), 32)
+    bits[:, 0] = True
+    counts = np.zeros(50, dtype=np.int32)
+    sums, _ = whitebox.add_selected(isa, source, pack_bits(bits), destination, counts)
+    np.testing.assert_allclose(sums, bits.astype(np.float64) @ source, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["few", "half", "all"])
+def test_selected_sums_of_whole_numbers_are_exact(
+    whitebox: ModuleType, isa: int, kind: str
+) -> None:
+    """24 bits of every addend count: nothing is rounded on the way to the sum."""
+    rng = np.random.default_rng(4)
+    for source in (
+        rng.integers(-(2**16), 2**16, (64, 64)),  # sums fit into 24 bits
+        rng.integers(2**23, 2**24, (64, 64)) * np.eye(64, dtype=int),  # one addend a sum
+    ):
+        bits = rng.random((64, 64)) < np.repeat(densities(2, kind), 32)
+        destination = np.zeros((64, 64), dtype=np.float32)
+        sums, _ = whitebox.add_selected(
+            isa,
+            source.astype(np.float32),
+            pack_bits(bits),
+            destination,
+            np.ones(64, dtype=np.int32),
+        )
+        np.testing.assert_array_equal(sums, bits @ source)
