@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from benchmarks import logits, pair_kl_hinge, table
+from benchmarks import ceiling, logits, pair_kl_hinge, table
 from benchmarks.pair_kl_hinge import METHODS, PARTS, Case, Size
 from benchmarks.record import Record, Result, machine, speedup
 from benchmarks.runner import Options, run_case
 
+DEVICES = ("cpu", "cuda")
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 
 
@@ -29,7 +29,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--sizes", nargs="+", type=parse_size, metavar="NxK", help="instead of the usual sizes")
     add("--full", action="store_true", help="more sizes, and all logits")
     add("--quick", action="store_true", help="seconds instead of minutes: shows that it works")
-    add("--device", default="cpu", help="cpu, cuda or cuda:1 (default: cpu)")
+    add("--device", choices=DEVICES, default="cpu")
     add("--dtype", choices=DTYPES, default="float32")
     add(
         "--logits",
@@ -92,7 +92,7 @@ def make_options(arguments: argparse.Namespace) -> Options:
     if arguments.memory_bound is not None:
         bound = arguments.memory_bound * 2**30
     elif arguments.device != "cpu":
-        bound = 0.8 * torch.cuda.mem_get_info(arguments.device)[0]
+        bound = 0.8 * torch.cuda.mem_get_info()[0]
     return Options(
         seconds=usual.seconds if arguments.seconds is None else arguments.seconds,
         patience=usual.patience if arguments.patience is None else arguments.patience,
@@ -108,23 +108,27 @@ def main(argv: list[str] | None = None) -> int:
     options = make_options(arguments)
     methods = [METHODS[name] for name in arguments.methods or METHODS]
     facts = machine(arguments.device)
+    facts["matrix multiply"] = ceiling.measure(arguments.device)
     for name, value in facts.items():
-        print(f"{name:<16}{value}")
+        print(f"{name:<17}{_described(value)}")
     if facts["load"] > 0.5:
         print(f"Other programs are running (load {facts['load']}): the figures will be off.")
     print(flush=True)
 
+    settings = {**vars(arguments), **asdict(options)}
+    for name in ("json", "plot", "markdown", "cache"):  # where it goes makes no difference
+        del settings[name]
     results: list[Result] = []
+    record = Record(facts, settings, results)
     for case in make_cases(arguments):
         results += run_case(case, methods, options)
         _progress([result for result in results if result.case == case])
+        if arguments.json:  # what is done is kept, whatever happens to the rest
+            record.save(arguments.json)
     print(table.results_table(results, arguments.markdown))
     print(f"\n{table.LEGEND}")
 
-    settings = {**vars(arguments), **asdict(options)}
-    record = Record(facts, {name: _plain(value) for name, value in settings.items()}, results)
     if arguments.json:
-        record.save(arguments.json)
         print(f"\nThe record is in {arguments.json}.")
     if arguments.plot:
         from benchmarks import plots
@@ -145,8 +149,10 @@ def _progress(results: list[Result]) -> None:
     print(f"{results[0].case}: {', '.join(cells)}", file=sys.stderr, flush=True)
 
 
-def _plain(value: object) -> object:
-    return str(value) if isinstance(value, os.PathLike) else value
+def _described(value: object) -> str:
+    if not isinstance(value, dict):
+        return str(value)
+    return ", ".join(f"{name} {table.figure(speed)} GF/s" for name, speed in value.items())
 
 
 if __name__ == "__main__":

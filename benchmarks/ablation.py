@@ -22,12 +22,10 @@ import torch
 from benchmarks import logits, table
 from benchmarks.__main__ import parse_size
 from benchmarks.pair_kl_hinge import METHODS, PARTS, Case, make_step
-from benchmarks.record import Record, Result, env_report, machine
+from benchmarks.record import CAPABILITIES, Record, Result, capability, machine
 from benchmarks.timing import Step, Timer, interleave
 
 SIZES = ((16, 10), (1024, 34), (1024, 500), (4096, 128))
-# Values of PAIRLOSS_CPU_CAPABILITY, and how env_report names what they ask for.
-CAPABILITIES = {"amx": "AMX", "avx512": "AVX-512", "avx2": "AVX2", "default": "baseline"}
 # Threads of the process before wait for work in a busy loop, for some milliseconds.
 SETTLE_SECONDS = 0.02
 
@@ -40,8 +38,8 @@ class Variant(NamedTuple):
 
 def make_variants(threads: int) -> dict[str, Variant]:
     found = {"pairloss": Variant("pairloss", threads)}
-    for capability in CAPABILITIES:
-        found[capability] = Variant("pairloss", threads, {"PAIRLOSS_CPU_CAPABILITY": capability})
+    for name in reversed(CAPABILITIES):
+        found[name] = Variant("pairloss", threads, {"PAIRLOSS_CPU_CAPABILITY": name})
     found["1 thread"] = Variant("pairloss", 1)
     found["eager"] = Variant("eager", threads)
     found["eager, 1 thread"] = Variant("eager", 1)
@@ -78,7 +76,7 @@ def start(variant: Variant) -> Iterator[Callable[[Any], Any]]:
 
 
 def _serve(connection: Connection, variant: Variant) -> None:
-    """Answers None with the kernels' name, a case with its pace, calls with a sample of them."""
+    """Answers None with its capability, a case with its pace, calls with a sample of them."""
     torch.set_num_threads(variant.threads)
     timer = Timer()
     step = Step(lambda: None)
@@ -90,7 +88,7 @@ def _serve(connection: Connection, variant: Variant) -> None:
         answer: Any
         try:
             if question is None:
-                answer = env_report().get("CPU kernels", "none")
+                answer = capability()
             elif isinstance(question, Case):
                 step = make_step(METHODS[variant.method], question.what, *logits.make(question))
                 answer = timer.warm_up(step)
@@ -139,8 +137,7 @@ def main(argv: list[str] | None = None) -> int:
     with ExitStack() as stack:
         ask = {name: stack.enter_context(start(v)) for name, v in variants.items()}
         for name in [name for name in ask if name in CAPABILITIES]:
-            kernels = str(ask[name](None)).partition(" ")[0]
-            if kernels != CAPABILITIES[name]:
+            if ask[name](None) != name:
                 print(f"{name}: not on this machine")
                 del ask[name]
         for count, columns in arguments.sizes:

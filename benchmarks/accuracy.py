@@ -94,7 +94,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--columns", nargs="+", type=int, default=COLUMNS, metavar="K")
     add("--logits", nargs="+", choices=kinds, default=kinds)
     add("--methods", nargs="+", choices=METHODS, default=METHOD_NAMES, metavar="NAME")
-    add("--device", default="cpu")
+    add("--device", choices=("cpu", "cuda"), default="cpu")
     add("--markdown", action="store_true")
     return parser.parse_args(argv)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import statistics
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from typing import Any
 import torch
 
 from benchmarks import table
-from benchmarks.record import RESULTS, env_report, machine
+from benchmarks.record import RESULTS, capability, machine
 
 TOLERANCE = 0.25
 ATTEMPTS = 3
@@ -28,9 +27,7 @@ TESTS = Path(__file__).with_name("test_micro.py")
 
 
 def record_path() -> Path:
-    kernels = env_report().get("CPU kernels", "none").partition(" ")[0]
-    name = re.sub("[^a-z0-9]", "", kernels.lower())
-    return RESULTS / f"micro-{name}-{torch.get_num_threads()}threads.json"
+    return RESULTS / f"micro-{capability()}-{torch.get_num_threads()}threads.json"
 
 
 def run_tests() -> dict[str, float]:
@@ -42,6 +39,7 @@ def run_tests() -> dict[str, float]:
             [*command, "--benchmark-disable-gc"],
             cwd=TESTS.parent.parent,
             stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
         )
         if run.returncode:
@@ -102,10 +100,11 @@ def main(argv: list[str] | None = None) -> int:
         print(f"There is no record of such a machine, {path.name}: write one with --save.")
         return 2
 
+    facts = machine()
     now = run_tests()
     if arguments.save:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"machine": machine(), "ratios": now}, indent=1) + "\n")
+        path.write_text(json.dumps({"machine": facts, "ratios": now}, indent=1) + "\n")
         print(f"{comparison(now, {})}\nWritten to {path}.")
         return 0
     before = json.loads(path.read_text())["ratios"]

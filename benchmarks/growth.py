@@ -35,7 +35,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--columns", type=int, default=34, metavar="K")
     add("--logits", nargs="+", choices=logits.KINDS, default=("random", "real-late"))
     add("--methods", nargs="+", choices=METHODS, default=METHOD_NAMES, metavar="NAME")
-    add("--device", default="cpu")
+    add("--device", choices=("cpu", "cuda"), default="cpu")
     add("--seconds", type=float, default=3.0, help="of rounds for each N")
     add("--no-memory", action="store_true")
     add("--json", type=Path, metavar="PATH")
@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
             for (kind, name), points in found.items()
         ]
         title = f"Loss and gradient at K = {arguments.columns}"
-        plots.loglog(arguments.plot, named, title, ("N", "s"))
+        plots.loglog(arguments.plot, named, title, ("N", "s"), arguments.rows)
     return 0
 
 

@@ -10,6 +10,7 @@ real-late     and near its end
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -111,6 +112,7 @@ def _train(data: ImageData, columns: int, steps: Sequence[int]) -> list[dict[str
     """The weights after each of ``steps``, with the demo's recipe."""
     from models.lenet import LeNet
 
+    print(f"Training on {data.title} for logits of {columns} columns ...", file=sys.stderr)
     torch.manual_seed(0)
     model = LeNet(data.in_shape, columns)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)

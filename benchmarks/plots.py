@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -51,7 +51,13 @@ def _curves(results: Iterable[Result], value: Callable[[Result], float]) -> list
     return [(name, sorted(found)) for name, found in points.items() if found]
 
 
-def loglog(path: Path, curves: Iterable[Curve], title: str, labels: tuple[str, str]) -> Path:
+def loglog(
+    path: Path,
+    curves: Iterable[Curve],
+    title: str,
+    labels: tuple[str, str],
+    ticks: Sequence[int] = (),
+) -> Path:
     figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
     assert isinstance(axes, Axes)
     for index, (name, points) in enumerate(curves):
@@ -60,6 +66,9 @@ def loglog(path: Path, curves: Iterable[Curve], title: str, labels: tuple[str, s
         axes.loglog(x, y, marker="osv^D*xP"[index % 8], label=name, linewidth=2.5 if ours else 1)
     axes.set(title=title, xlabel=labels[0], ylabel=labels[1])
     axes.grid(alpha=0.3)
+    if ticks:
+        axes.set_xticks(ticks, map(str, ticks))
+        axes.set_xticks([], minor=True)
     if axes.lines:
         axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)

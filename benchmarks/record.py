@@ -21,6 +21,8 @@ from benchmarks.timing import spread
 from pairloss.env_report import report
 
 FORMAT = 1
+# In the order of torch.ops.pairloss.cpu_capability().
+CAPABILITIES = ("default", "avx2", "avx512", "amx")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -100,6 +102,11 @@ def _ratio(
     return min(others) / result.median if others and result.seconds else None
 
 
+def capability() -> str:
+    """The value of PAIRLOSS_CPU_CAPABILITY that stands for the CPU kernels in use."""
+    return CAPABILITIES[torch.ops.pairloss.cpu_capability()]
+
+
 def machine(device: str = "cpu") -> dict[str, Any]:
     """Where the samples were taken, with the versions of what took part."""
     facts: dict[str, Any] = {
@@ -112,9 +119,10 @@ def machine(device: str = "cpu") -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load": round(os.getloadavg()[0], 2),
-        **{name: value for name, value in env_report().items() if name in _REPORTED},
+        "capability": capability(),
+        **{name: value for name, value in _env_report().items() if name in _REPORTED},
     }
-    if torch.device(device).type == "cuda":
+    if device == "cuda":
         properties = torch.cuda.get_device_properties(device)
         facts["gpu"] = properties.name
         facts["gpu memory"] = properties.total_memory
@@ -125,7 +133,7 @@ def machine(device: str = "cpu") -> dict[str, Any]:
 _REPORTED = ("torch", "built with", "built for", "CPU kernels", "CPU", "GPUs")
 
 
-def env_report() -> dict[str, str]:
+def _env_report() -> dict[str, str]:
     """The rows of :mod:`pairloss.env_report`: a name, two spaces or more, and a value."""
     rows = (line.partition("  ") for line in report().splitlines() if not line.startswith(" "))
     return {name: value.strip() for name, _, value in rows}
