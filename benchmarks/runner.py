@@ -19,6 +19,7 @@ from benchmarks.timing import Pace, Step, Timer, interleave
 OURS = "pairloss"
 # A pilot has about this many N^2 K: some milliseconds for a slow method.
 PILOT_WORK = 4e6
+MIN_PILOT_ROWS = 32
 # Methods must agree in the loss; a benchmark of something else would be worth nothing.
 AGREEMENT = {"float64": 1e-6, "float32": 1e-4, "float16": 0.05, "bfloat16": 0.05}
 
@@ -90,11 +91,8 @@ def _start(
     if peak > options.memory_bytes:
         bound = options.memory_bytes / 2**30
         raise GivenUpError(f"would take about {peak / 2**30:.3g} GiB, more than {bound:.3g}")
-    pilot_rows = max(32, round(math.sqrt(PILOT_WORK / case.columns)))
-    if method.pilot and pilot_rows < case.rows:
-        few = [tensor[:pilot_rows].clone() for tensor in batch]
-        pilot = timer.warm_up(make_step(method, case.what, *few))
-        seconds = pilot.seconds * (case.rows / pilot_rows) ** 2
+    if method.pilot:
+        seconds = _extrapolated(method, case, batch, timer)
         if seconds > options.patience:
             raise GivenUpError(f"would take about {seconds:.3g} s a call")
     step = make_step(method, case.what, *batch)
@@ -102,6 +100,21 @@ def _start(
     if not method.yardstick and method.name != OURS:
         _check_agreement(method, case, step, expected)
     return step, pace
+
+
+def _extrapolated(method: Method, case: Case, batch: tuple[Tensor, Tensor], timer: Timer) -> float:
+    """Seconds of a call, from two small batches: a part that stays, and one that grows as N^2."""
+    few = max(MIN_PILOT_ROWS, round(math.sqrt(PILOT_WORK / case.columns)))
+    if 2 * few >= case.rows:
+        return 0.0
+    some, more = (
+        timer.warm_up(
+            make_step(method, case.what, *(tensor[:rows].clone() for tensor in batch))
+        ).seconds
+        for rows in (few, 2 * few)
+    )
+    growth = max(more - some, 0.0) / (3 * few**2)
+    return some + growth * (case.rows**2 - few**2)
 
 
 def _check_agreement(method: Method, case: Case, step: Step, expected: float) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import sys
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ from benchmarks.baselines import eager
 from benchmarks.pair_kl_hinge import METHODS, Case, Method
 from benchmarks.record import Result
 from benchmarks.runner import Options
+from benchmarks.timing import Timer
 
 OPTIONS = Options(seconds=0.01, memory=False)
 CASE = Case(64, 10)
@@ -64,10 +66,27 @@ def test_memory_bound(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "PILOT_WORK", 0.0)  # 32 rows
-    slow = Method("slow", lambda: eager, pilot=True)
-    result, _ = run(monkeypatch, slow, options=replace(OPTIONS, patience=0.0))
-    assert result.problem is not None and result.problem.endswith(" s a call")
+    """0.1 s a call, and at 32 and 64 rows 0.01 and 0.04 s beside them, by a clock of its own."""
+    now = itertools.count(step=0.001)
+    seen: list[int] = []
+    slept = 0.0
+
+    def slow(logits: torch.Tensor, labels: torch.Tensor, margin: float) -> torch.Tensor:
+        nonlocal slept
+        seen.append(len(logits))
+        slept += 0.1 + 0.01 * (len(logits) / 32) ** 2
+        return eager(logits, labels, margin)
+
+    timer = Timer(clock=lambda: next(now) + slept)
+    monkeypatch.setattr(Timer, "for_device", lambda device: timer)
+    monkeypatch.setattr(runner, "PILOT_WORK", 0.0)
+    method = Method("slow", lambda: slow, pilot=True)
+    case = Case(640, 10)
+    result, _ = run(monkeypatch, method, case, replace(OPTIONS, patience=2.0))
+    assert set(seen) == {32, 64}
+    assert result.problem is not None
+    seconds = float(result.problem.removeprefix("would take about ").removesuffix(" s a call"))
+    assert seconds == pytest.approx(4.1, rel=0.01)
 
 
 def test_methods_for_a_device() -> None:
