@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,12 +47,7 @@ class GivenUpError(Exception):
     """Why a method is not timed on a case."""
 
 
-def run_case(
-    case: Case,
-    methods: Sequence[Method],
-    options: Options,
-    progress: Callable[[Result], None] = lambda result: None,
-) -> list[Result]:
+def run_case(case: Case, methods: Sequence[Method], options: Options) -> list[Result]:
     """A result for each of ``methods`` that is meant for the case, in their order."""
     _forget_earlier_cases()
     batch = logits.make(case, options.cache)
@@ -74,8 +69,6 @@ def run_case(
     for name, step in steps.items():
         if options.memory and METHODS[name].weighed:
             _measure_memory(results[name], step, batch)
-    for result in results.values():
-        progress(result)
     return list(results.values())
 
 
