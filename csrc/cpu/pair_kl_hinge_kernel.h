@@ -572,8 +572,10 @@ PairSums differentiate(const Problem& problem, const Workers& workers, double sc
     const Scratch<T>& scratch = batch.scratch[worker];
     const bool empty = is_one_class(batch, rows, columns);
     if (!empty) {
-      tiles.find_active(rows, columns, scratch.scores, scratch.bits,
-                        [&](int64_t i, int64_t j) { return classes.of[i] == classes.of[j]; });
+      const auto does_not_matter = [&](int64_t i, int64_t j) {
+        return i >= batch.rows || j >= batch.rows || classes.of[i] == classes.of[j];
+      };
+      tiles.find_active(rows, columns, scratch.scores, scratch.bits, does_not_matter);
       clear_similar(batch, rows, columns, scratch.bits);
       if (infinities) infinities->supports.clear_infinite(rows, columns, scratch.bits);
       transpose_bits(scratch.bits, round_up(rows.size(), 32), round_up(columns.size(), 32),

@@ -138,8 +138,9 @@ void find_active(const Problem& problem, int64_t tile, uint32_t* bits) {
   for (int64_t r = 0; r < made.n; r += tile) {
     for (int64_t c = 0; c < made.n; c += tile) {
       const Span from = block(r), to = block(c);
-      tiles.find_active(from, to, scores, tile_bits,
-                        [&](int64_t i, int64_t j) { return of[i] == of[j]; });
+      tiles.find_active(from, to, scores, tile_bits, [&](int64_t i, int64_t j) {
+        return i >= made.n || j >= made.n || of[i] == of[j];
+      });
       const int64_t tile_words = round_up(to.size(), 32) / 32;
       for (int64_t i = 0; i < from.size(); ++i) {
         __builtin_memcpy(bits + (r + i) * words + c / 32, tile_bits + i * tile_words,
