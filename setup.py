@@ -37,6 +37,11 @@ except ImportError:
         "for the build (`pip install .`, with build isolation), or install torch>=2.10 first."
     )
 
+if torch.torch_version.TorchVersion(torch.__version__) < "2.10":
+    sys.exit(
+        f"pairloss needs torch>=2.10 to compile against, and this is torch {torch.__version__}."
+    )
+
 ROOT = Path(__file__).resolve().parent
 # The oldest torch that the binaries run with: 2.10.
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"
@@ -48,6 +53,7 @@ JOBS = int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)
 
 class Toolkit(NamedTuple):
     home: Path
+    include: Path
     version: tuple[int, int]
 
     @property
@@ -57,11 +63,15 @@ class Toolkit(NamedTuple):
 
 def toolkit_at(home: Path) -> Toolkit | None:
     """The CUDA toolkit in this folder, or None where it is not a whole one."""
-    header = home / "include" / "cuda_runtime_api.h"
-    if not ((home / "bin" / "nvcc").is_file() and header.is_file()):
-        return None
-    found = re.search(r"#define\s+CUDART_VERSION\s+(\d+)", header.read_text(errors="replace"))
-    return Toolkit(home, (int(found[1]) // 1000, int(found[1]) % 1000 // 10)) if found else None
+    if (home / "bin" / "nvcc").is_file():
+        # The second is conda's layout.
+        for include in (home / "include", *sorted(home.glob("targets/*/include"))):
+            header = include / "cuda_runtime_api.h"
+            text = header.read_text(errors="replace") if header.is_file() else ""
+            if found := re.search(r"#define\s+CUDART_VERSION\s+(\d+)", text):
+                version = int(found[1])
+                return Toolkit(home, include, (version // 1000, version % 1000 // 10))
+    return None
 
 
 def find_toolkit(torch_cuda: str) -> Toolkit | None:
@@ -149,7 +159,7 @@ def library(name: str, sources: list[str], toolkit: Toolkit | None, archs: list[
     cxx, nvcc = [*both, *host], []
     libraries, library_dirs = ["torch_cpu", "c10"], [str(torch_folder / "lib")]
     if toolkit:
-        include = str(toolkit.home / "include")
+        include = str(toolkit.include)
         # /usr/include is searched anyway, and naming it would hide the C++ library's own headers.
         cxx += ["-DUSE_CUDA", *(["-isystem", include] if include != "/usr/include" else [])]
         cu_files = sum(source.endswith(".cu") for source in sources)
@@ -157,7 +167,8 @@ def library(name: str, sources: list[str], toolkit: Toolkit | None, archs: list[
         nvcc += [f"--threads={max(1, min(len(archs), JOBS // cu_files))}"]
         # The static runtime, with its symbols hidden: no version of libcudart to agree with.
         libraries += ["torch_cuda", "cudart_static", "dl", "pthread", "rt"]
-        library_dirs += [str(toolkit.home / lib) for lib in ("lib64", "lib")]
+        homes = (toolkit.home, toolkit.include.parent)
+        library_dirs += [str(home / lib) for home in homes for lib in ("lib64", "lib")]
     return Extension(
         f"pairloss.{name}",
         sources,
@@ -235,8 +246,8 @@ def main() -> None:
                 "compiler": compiler,
                 "compiler_so": compile_object,
                 "linker_so": link_library,
+                "linker_exe": compiler,
             }
-            commands["linker_exe"] = compiler
             for name in self.compiler.executables:
                 if command := commands.get(name.removesuffix("_cxx")):
                     self.compiler.set_executable(name, command)

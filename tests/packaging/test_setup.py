@@ -31,8 +31,8 @@ def setup(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     return module
 
 
-def make_toolkit(home: Path, version: int) -> Path:
-    for name in ("bin/nvcc", "include/cuda_runtime_api.h"):
+def make_toolkit(home: Path, version: int, include: str = "include") -> Path:
+    for name in ("bin/nvcc", f"{include}/cuda_runtime_api.h"):
         (home / name).parent.mkdir(parents=True)
         (home / name).write_text(f"#define CUDART_VERSION  {version}\n")
     return home
@@ -71,7 +71,16 @@ def test_another_major_version_is_a_cpu_build(setup: ModuleType, tmp_path: Path)
 def test_toolkit_of_torchs_version_is_preferred(setup: ModuleType, tmp_path: Path) -> None:
     make_toolkit(tmp_path / "cuda-12.8", 12080)
     wanted = make_toolkit(tmp_path / "cuda-13.1", 13010)
-    assert setup.cuda_toolkit(KERNELS)[0] == setup.Toolkit(wanted, (13, 1))
+    assert setup.cuda_toolkit(KERNELS)[0] == setup.Toolkit(wanted, wanted / "include", (13, 1))
+
+
+def test_toolkit_of_conda(
+    setup: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    include = "targets/x86_64-linux/include"
+    home = make_toolkit(tmp_path / "environment", 13000, include)
+    monkeypatch.setenv("CUDA_HOME", str(home))
+    assert setup.cuda_toolkit(KERNELS)[0] == setup.Toolkit(home, home / include, (13, 0))
 
 
 def test_toolkit_that_is_named_is_taken(
