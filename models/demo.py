@@ -22,7 +22,7 @@ import torch
 from models import data, experiment, plots, report, summary
 from models.checkpoint import CheckpointError
 from models.files import atomic_write, write_text
-from models.training import NonFiniteLossError, Recipe, scaled_milestones
+from models.training import NonFiniteLossError, PairObjective, Recipe, scaled_milestones
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--momentum", type=positive, default=0.9, help="default: 0.9")
     add("--weight-decay", type=positive, default=5e-4, help="default: 0.0005")
     add("--margin", type=positive, default=2.0, help="of the pair loss, in nats; default: 2")
+    add(
+        "--gradient",
+        choices=["second", "both"],
+        default="second",
+        help="of the pair loss: through KL's second argument, as in Hsu & Kira's code (default), "
+        "or exact",
+    )
     add("--no-batch-norm", action="store_true", help="LeNet without batch normalisation")
     add("--impl", choices=["auto", "fused", "reference"], default="auto", help="of the pair loss")
 
@@ -133,9 +140,8 @@ def run(args: argparse.Namespace, command: str) -> None:
             weight_decay=args.weight_decay,
             milestones=tuple(args.milestones),
         ),
-        margin=args.margin,
+        pair_objective=PairObjective(args.margin, args.gradient, args.impl),
         batch_norm=not args.no_batch_norm,
-        impl=args.impl,
         seed=args.seed,
         out=args.out,
         resume=args.resume,

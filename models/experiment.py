@@ -55,9 +55,8 @@ def run(
     data: ImageData,
     recipe: Recipe,
     *,
-    margin: float,
+    pair_objective: PairObjective,
     batch_norm: bool,
-    impl: str,
     seed: int,
     out: Path,
     resume: bool,
@@ -78,7 +77,7 @@ def run(
         model.to(data.train.labels.device)
         if phase.start is not None:
             model.load_state_dict(models[phase.start].state_dict())
-        objective: Objective = PairObjective(margin, impl) if phase.clusters else cross_entropy
+        objective: Objective = pair_objective if phase.clusters else cross_entropy
         settings: dict[str, Any] = {
             "phase": phase.name,
             "data": data_name,
@@ -86,7 +85,7 @@ def run(
             "batch_norm": batch_norm,
         }
         if phase.clusters or phase.start:
-            settings["margin"] = margin
+            settings |= asdict(pair_objective)
 
         def evaluate(model: nn.Module, phase: Phase = phase) -> Record:
             return epoch_scores(model, data, clusters=phase.clusters)
@@ -127,7 +126,7 @@ def run(
             "batch_norm": batch_norm,
             "parameters": sum(p.numel() for p in models["clustering"].parameters()),
         },
-        "recipe": {**asdict(recipe), "margin": margin, "seed": seed, "impl": impl},
+        "recipe": {**asdict(recipe), **asdict(pair_objective), "seed": seed},
         "versions": versions(data.train.labels.device),
         "phases": phases,
     }

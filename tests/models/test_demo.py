@@ -56,6 +56,7 @@ def test_results_hold_the_whole_run(finished):
     assert results["recipe"]["epochs"] == 2
     assert results["recipe"]["milestones"] == [1, 2]
     assert results["recipe"]["margin"] == 2.0
+    assert results["recipe"]["gradient"] == "second"
     assert results["versions"]["torch"] == torch.__version__
     assert list(results["phases"]) == PHASES
     for phase in results["phases"].values():
