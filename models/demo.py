@@ -126,27 +126,27 @@ def run(args: argparse.Namespace, command: str) -> None:
     images = data.load(args.data, args.data_root, args.download).to(device)
     sizes = f"{len(images.train)} training and {len(images.test)} test images"
     print(f"{images.title}: {sizes}, on {device}")
+    checkpoints = args.out / "checkpoints"
     if not args.resume:
         # Old checkpoints must not be what a later --resume goes on from.
-        shutil.rmtree(args.out / "checkpoints", ignore_errors=True)
+        shutil.rmtree(checkpoints, ignore_errors=True)
 
-    outcome = experiment.run(
-        images,
-        Recipe(
-            epochs=args.epochs,
-            batch_size=args.batch_size,
-            lr=args.lr,
-            momentum=args.momentum,
-            weight_decay=args.weight_decay,
-            milestones=tuple(args.milestones),
-        ),
+    recipe = Recipe(
+        epochs=args.epochs,
+        batch_size=args.batch_size,
+        lr=args.lr,
+        momentum=args.momentum,
+        weight_decay=args.weight_decay,
+        milestones=tuple(args.milestones),
+    )
+    settings = experiment.Experiment(
+        data_name=args.data,
+        recipe=recipe,
         pair_objective=PairObjective(args.margin, args.gradient, args.impl),
         batch_norm=not args.no_batch_norm,
         seed=args.seed,
-        out=args.out,
-        resume=args.resume,
-        data_name=args.data,
     )
+    outcome = experiment.run(settings, images, checkpoints, args.resume)
     results = {"command": command, **outcome.results}
     print_tables(results)
     write_outputs(args.out, results, outcome, images, args.tsne_points)

@@ -16,14 +16,7 @@ import pairloss
 from models.data import ImageData
 from models.evaluation import classification_scores, clustering_scores, epoch_scores, predict
 from models.lenet import LeNet
-from models.training import (
-    Objective,
-    PairObjective,
-    Recipe,
-    Record,
-    cross_entropy,
-    train,
-)
+from models.training import PairObjective, Recipe, cross_entropy, train
 
 
 @dataclass(frozen=True)
@@ -43,7 +36,18 @@ PHASES = (
 )
 
 
-@dataclass
+@dataclass(frozen=True)
+class Experiment:
+    """What the three runs have in common."""
+
+    data_name: str
+    recipe: Recipe
+    pair_objective: PairObjective
+    batch_norm: bool
+    seed: int
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What the three runs gave: ``results`` is plain data, for JSON and the report."""
 
@@ -51,18 +55,8 @@ class Outcome:
     test_outputs: dict[str, Tensor]  # the last layer's outputs on the test set, by phase
 
 
-def run(
-    data: ImageData,
-    recipe: Recipe,
-    *,
-    pair_objective: PairObjective,
-    batch_norm: bool,
-    seed: int,
-    out: Path,
-    resume: bool,
-    data_name: str,
-) -> Outcome:
-    """Train the three phases, with checkpoints in ``out/checkpoints``, and score them.
+def run(experiment: Experiment, data: ImageData, checkpoints: Path, resume: bool) -> Outcome:
+    """Train the three phases, with their checkpoints in the folder ``checkpoints``, and score them.
 
     The first two start from the same weights and see the batches in the same order. All three
     train for the same number of epochs, as in the paper, and their final weights are scored:
@@ -70,50 +64,61 @@ def run(
     """
     models: dict[str, nn.Module] = {}
     phases: dict[str, Any] = {}
-    test_outputs: dict[str, Tensor] = {}
     for phase in PHASES:
-        torch.manual_seed(seed)
-        model = LeNet(data.in_shape, len(data.classes), batch_norm=batch_norm)
+        torch.manual_seed(experiment.seed)
+        model = LeNet(data.in_shape, len(data.classes), batch_norm=experiment.batch_norm)
         model.to(data.train.labels.device)
         if phase.start is not None:
             model.load_state_dict(models[phase.start].state_dict())
-        objective: Objective = pair_objective if phase.clusters else cross_entropy
-        settings: dict[str, Any] = {
-            "phase": phase.name,
-            "data": data_name,
-            "network": "LeNet",
-            "batch_norm": batch_norm,
-        }
-        if phase.clusters or phase.start:
-            settings |= asdict(pair_objective)
-
-        def evaluate(model: nn.Module, phase: Phase = phase) -> Record:
-            return epoch_scores(model, data, clusters=phase.clusters)
-
-        history = train(
-            model,
-            data.train,
-            objective,
-            recipe,
-            seed=seed,
-            evaluate=evaluate,
-            checkpoint_path=out / "checkpoints" / f"{phase.name}.pt",
-            settings=settings,
-            resume=resume,
-            title=phase.title,
-        )
-        score = clustering_scores if phase.clusters else classification_scores
+        path = checkpoints / f"{phase.name}.pt"
+        phases[phase.name] = _train_and_score(experiment, phase, model, data, path, resume)
         models[phase.name] = model
-        test_outputs[phase.name] = predict(model, data.test.images)
-        phases[phase.name] = {
-            "title": phase.title,
-            "history": history,
-            "seconds": sum(record["seconds"] for record in history),
-            "scores": asdict(score(model, data)),
-        }
-    results = {
+    results = _describe(experiment, data, models["clustering"]) | {"phases": phases}
+    test_outputs = {name: predict(model, data.test.images) for name, model in models.items()}
+    return Outcome(results, test_outputs)
+
+
+def _train_and_score(
+    experiment: Experiment,
+    phase: Phase,
+    model: nn.Module,
+    data: ImageData,
+    checkpoint_path: Path,
+    resume: bool,
+) -> dict[str, Any]:
+    settings: dict[str, Any] = {
+        "phase": phase.name,
+        "data": experiment.data_name,
+        "network": "LeNet",
+        "batch_norm": experiment.batch_norm,
+    }
+    if phase.clusters or phase.start:
+        settings |= asdict(experiment.pair_objective)
+    history = train(
+        model,
+        data.train,
+        experiment.pair_objective if phase.clusters else cross_entropy,
+        experiment.recipe,
+        seed=experiment.seed,
+        evaluate=lambda model: epoch_scores(model, data, clusters=phase.clusters),
+        checkpoint_path=checkpoint_path,
+        settings=settings,
+        resume=resume,
+        title=phase.title,
+    )
+    score = clustering_scores if phase.clusters else classification_scores
+    return {
+        "title": phase.title,
+        "history": history,
+        "seconds": sum(record["seconds"] for record in history),
+        "scores": asdict(score(model, data)),
+    }
+
+
+def _describe(experiment: Experiment, data: ImageData, model: nn.Module) -> dict[str, Any]:
+    return {
         "data": {
-            "name": data_name,
+            "name": experiment.data_name,
             "title": data.title,
             "classes": list(data.classes),
             "train_images": len(data.train),
@@ -123,14 +128,16 @@ def run(
         "network": {
             "name": "LeNet",
             "in_shape": list(data.in_shape),
-            "batch_norm": batch_norm,
-            "parameters": sum(p.numel() for p in models["clustering"].parameters()),
+            "batch_norm": experiment.batch_norm,
+            "parameters": sum(p.numel() for p in model.parameters()),
         },
-        "recipe": {**asdict(recipe), **asdict(pair_objective), "seed": seed},
+        "recipe": {
+            **asdict(experiment.recipe),
+            **asdict(experiment.pair_objective),
+            "seed": experiment.seed,
+        },
         "versions": versions(data.train.labels.device),
-        "phases": phases,
     }
-    return Outcome(results, test_outputs)
 
 
 def versions(device: torch.device) -> dict[str, str]:

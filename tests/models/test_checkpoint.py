@@ -71,7 +71,7 @@ BAD_FILES = {
     "truncated": _truncated,
     "of another program": lambda path: torch.save({"model": {}}, path),
     "a list": lambda path: torch.save([1, 2], path),
-    "code in a pickle": lambda path: path.write_bytes(pickle.dumps(_Payload())),
+    "code in a pickle": lambda path: path.write_bytes(pickle.dumps(_Payload(), protocol=2)),
     "code in a checkpoint": lambda path: torch.save({"format": 1, "settings": _Payload()}, path),
 }
 
