@@ -1,4 +1,4 @@
-"""Every CUDA kernel at small, odd sizes, for compute-sanitizer (see gpu_check.sh); checks results."""
+"""Every CUDA kernel at small, odd sizes, results checked: for compute-sanitizer (gpu_check.sh)."""
 
 from __future__ import annotations
 

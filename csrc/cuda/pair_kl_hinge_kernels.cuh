@@ -225,8 +225,11 @@ __device__ __forceinline__ void add_classes(int classes, const Tile& p_i, const 
                                             const Tile& p_j, const Tile& log_p_j, int i0, int j0,
                                             acc_t (&d_ij)[kMicro][kMicro],
                                             acc_t (&d_ji)[kMicro][kMicro]) {
+  // The sums of a step are added apart: one chain over K = 4096 was off by 1.0e-6 where this is by
+  // 0.4e-6 (D = 2, float).
   acc_t step_ij[kMicro][kMicro] = {}, step_ji[kMicro][kMicro] = {};
-#pragma unroll 2
+  constexpr int kUnroll = sizeof(acc_t) == sizeof(float) ? 2 : 1;  // double is short of registers
+#pragma unroll kUnroll
   for (int k = 0; k < classes; ++k) {
     acc_t p_row[kMicro], log_p_row[kMicro], p_column[kMicro], log_p_column[kMicro];
 #pragma unroll
@@ -416,11 +419,11 @@ __device__ __forceinline__ void add_columns(const Weights& w_ij, const Weights& 
 // Grid (panels, product_splits, row tiles of the chunk). Writes the chunk's a (kBoth) and b.
 // upstream: null, or u (N,).
 //
-// 512 threads on a multiprocessor, 256 for double: what the registers allow (128 and 255 a thread).
-// Left to itself, ptxas aims at more threads for the narrow panel and spills.
+// The number of blocks on a multiprocessor sets the registers: 128 a thread for the wide panel, 168
+// for the narrow one (255 with double). Left to itself, ptxas aims at fewer there, and spills.
 template <int kPanel, bool kBoth, typename acc_t>
 __global__ void __launch_bounds__(product_threads(kPanel),
-                                  2048 / sizeof(acc_t) / product_threads(kPanel))
+                                  kPanel == kNarrowPanel ? 24 / sizeof(acc_t) : 2)
     products_kernel(Batch<acc_t> batch, Chunk<acc_t> chunk, const acc_t* upstream) {
   // Weights instead of bits: expanded once, used for a whole panel.
   PAIRLOSS_SHARED(acc_t, w_ij, [kWord][kTile + kPad]);
@@ -461,6 +464,7 @@ __global__ void __launch_bounds__(product_threads(kPanel),
     // Also the barrier behind which the staged columns may be replaced.
     if (!__syncthreads_or((bits_ij | bits_ji) != 0)) continue;
 
+#pragma unroll 4  // of 32 in the narrow panel; all of them cost registers
     for (int j = threadIdx.x / kTile; j < kWord; j += kRowShare) {
       const bool on_ij = (bits_ij >> j) & 1, on_ji = (bits_ji >> j) & 1;
       acc_t weight = 0;
@@ -527,11 +531,14 @@ __global__ void finish_kernel(Batch<acc_t> batch, Chunk<acc_t> chunk, Reduction 
   double d = 0.0;
   if (kBoth) {
     for (int64_t k = threadIdx.x; k < classes; k += blockDim.x) {
-      double a = 0.0;
+      double sum = 0.0;
       for (int split = 0; split < chunk.product_splits; ++split)
-        a += chunk.a[(split * chunk.stride + local) * classes + k];
-      chunk.a[local * classes + k] = static_cast<acc_t>(a);  // for this thread's second pass
-      d += kl_term(static_cast<double>(batch.p[row * classes + k]), a);
+        sum += chunk.a[(split * chunk.stride + local) * classes + k];
+      // For this thread's second pass. d is made of the rounded values too: where P = 1, A and d
+      // must cancel, and both may be tens of thousands.
+      const acc_t a = static_cast<acc_t>(sum);
+      chunk.a[local * classes + k] = a;
+      d += kl_term(static_cast<double>(batch.p[row * classes + k]), static_cast<double>(a));
     }
     d = reduce_block<Sum>(d);
   }

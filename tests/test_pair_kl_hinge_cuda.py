@@ -1,0 +1,107 @@
+"""What only a GPU can show: streams, graphs, devices, memory, and sizes beyond the emulation's."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from pairloss import pair_kl_hinge_loss
+from tests.tolerances import TOLERANCES, assert_close
+
+pytestmark = pytest.mark.cuda
+
+
+def make(rows: int, columns: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    logits = 1.4 * torch.randn(rows, columns, generator=generator)
+    return logits.cuda(), torch.randint(0, 34, (rows,), generator=generator).cuda()
+
+
+def evaluate(logits: Tensor, labels: Tensor, **options: str) -> tuple[Tensor, Tensor]:
+    logits = logits.detach().requires_grad_()
+    loss = pair_kl_hinge_loss(logits, labels, **options)
+    (grad,) = torch.autograd.grad(loss.sum(), logits)
+    return loss.detach(), grad
+
+
+# More than one chunk of rows each: because of the bits (N^2), and because of the sums (N K).
+@pytest.mark.parametrize(("rows", "columns"), [(9000, 10), (300, 20_000)])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_chunks_of_rows_equal_the_cpu(rows: int, columns: int, reduction: str) -> None:
+    logits, labels = make(rows, columns)
+    expected = evaluate(logits.double().cpu(), labels.cpu(), reduction=reduction)
+    tolerance = TOLERANCES[torch.float32]
+    # Among 81 million pairs some lie within rounding of the margin: their share of the gradient.
+    at_the_kink = 1e-4
+    loss, grad = evaluate(logits, labels, reduction=reduction)
+    assert_close(loss, expected[0], tolerance.loss)
+    assert_close(grad, expected[1], tolerance.grad + at_the_kink)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_captured_in_a_graph(reduction: str) -> None:
+    logits, labels = make(130, 34)
+    other_logits, other_labels = make(130, 34, seed=1)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # the warm-up that torch asks for
+        evaluate(logits, labels, reduction=reduction)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = evaluate(logits, labels, reduction=reduction)
+    logits.copy_(other_logits)
+    labels.copy_(other_labels)
+    for _ in range(2):
+        graph.replay()
+        for replayed, plain in zip(
+            captured, evaluate(other_logits, other_labels, reduction=reduction), strict=True
+        ):
+            assert torch.equal(replayed, plain)
+
+
+def test_never_waits_for_the_gpu() -> None:
+    logits, labels = make(130, 34)
+    mode = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for reduction in ("mean", "sum", "none"):
+            evaluate(logits, labels, reduction=reduction)
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)
+
+
+def test_runs_on_the_current_stream() -> None:
+    logits, labels = make(4096, 34)
+    expected = evaluate(logits, labels)
+    torch.cuda.synchronize()
+    late = torch.zeros_like(logits)
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)  # some hundredths of a second, which work elsewhere overtakes
+        late.copy_(logits)
+        result = evaluate(late, labels)
+    stream.synchronize()
+    for ours, plain in zip(result, expected, strict=True):
+        assert torch.equal(ours, plain)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_runs_on_the_device_of_the_logits() -> None:
+    logits, labels = make(130, 34)
+    with torch.cuda.device(0):
+        result = evaluate(logits.to("cuda:1"), labels.to("cuda:1"))
+    assert all(tensor.device == torch.device("cuda:1") for tensor in result)
+    for ours, plain in zip(result, evaluate(logits, labels), strict=True):
+        assert_close(ours, plain.cpu().numpy(), 1e-6)
+
+
+@pytest.mark.parametrize(("rows", "columns", "megabytes"), [(50_000, 10, 200), (131_072, 34, 500)])
+def test_memory_is_linear_in_the_rows(rows: int, columns: int, megabytes: int) -> None:
+    logits, labels = make(rows, columns)
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    evaluate(logits, labels)
+    assert torch.cuda.max_memory_allocated() - before < megabytes * 1e6
