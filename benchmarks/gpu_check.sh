@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# Everything that only a machine with a GPU can show, in one call of at most ten minutes, without network:
-# builds (or takes the libraries that are there), tests, benchmarks, profiles, and compute-sanitizer's four tools.
+# Everything that only a machine with a GPU can show, in one call of at most ten minutes, without
+# network: builds (or takes the libraries that are there), tests, benchmarks, profiles, and
+# compute-sanitizer's four tools.
 #
 #   benchmarks/gpu_check.sh        logs, records and summary.txt in runs/gpu_check
 #   OUT=folder PYTHON=python3.12 TIME=600 benchmarks/gpu_check.sh
 #
-# A step that fails does not stop the others. The exit status is 0 if all passed. Needs Python with torch (CUDA) and
-# pytest; for the build setuptools and nvcc; compute-sanitizer comes with the CUDA toolkit.
+# A step that fails does not stop the others; the exit status is 0 if all passed. Needs Python with
+# torch (CUDA) and pytest; for the build setuptools and nvcc; compute-sanitizer comes with the CUDA
+# toolkit.
 set -u -o pipefail
 cd "$(dirname "$0")/.."
 
@@ -21,7 +23,8 @@ record() {  # result, seconds, step
   printf '%-28s %4ss  %s\n' "$1" "$2" "$3" | tee -a "$OUT/summary.txt"
 }
 
-# step NAME LIMIT COMMAND...: at most LIMIT seconds and never beyond the deadline; output in $OUT/NAME.log.
+# step NAME LIMIT COMMAND...: at most LIMIT seconds and never beyond the deadline; the output goes
+# to $OUT/NAME.log.
 step() {
   local name=$1 limit=$2 started=$SECONDS status=0
   shift 2
@@ -55,16 +58,23 @@ find_tool() {
   done
 }
 
+clocks() {
+  local fields=name,driver_version,power.limit,temperature.gpu,ecc.mode.current
+  fields+=,clocks.sm,clocks.mem,clocks.max.sm,clocks.max.mem,clocks_event_reasons.active
+  nvidia-smi --format=csv --query-gpu="$fields"
+}
+
 machine() {
   date --iso-8601=seconds
   git log -1 --format='%H %s' 2>/dev/null
   nvidia-smi
-  nvidia-smi --format=csv --query-gpu=name,driver_version,clocks.sm,clocks.mem,clocks.max.sm,clocks.max.mem,power.limit,temperature.gpu,ecc.mode.current
+  clocks
   lscpu | grep -E 'Model name|^CPU\(s\)'
   local nvcc
   nvcc=$(find_tool nvcc)
   if [[ -n $nvcc ]]; then "$nvcc" --version; fi
-  "$PYTHON" -c 'import sys, torch; print(sys.version, torch.__version__, torch.version.cuda, torch.cuda.get_device_properties(0))'
+  "$PYTHON" -c 'import sys, torch as t; print(sys.version, t.__version__, t.version.cuda)
+print(t.cuda.get_device_properties(0))'
 }
 
 # For this GPU alone, in place, as `make build` does; not if the libraries were brought along.
@@ -78,26 +88,35 @@ build() {
     "$PYTHON" -c 'from pairloss import _library as it; it.require("cpu"); it.require("cuda")'
 }
 
-# compute-sanitizer's tool on a short run. Every tensor is an allocation of its own, so that no access beyond one
-# lands in another.
+# compute-sanitizer's tool on a short run. Every tensor is an allocation of its own, so that no
+# access beyond one lands in another.
 sanitize() {
   PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$SANITIZER" --tool "$1" --error-exitcode 1 \
-    --kernel-regex kns=pairloss "$PYTHON" benchmarks/gpu_sanitize_case.py
+    --kernel-regex kns=pairloss "$PYTHON" -m benchmarks.gpu_sanitize_case
+}
+
+# bench NAME SIZES...: so that a record is there even if the larger sizes run out of time.
+bench() {
+  local record=$OUT/benchmarks-$1.json
+  shift
+  "$PYTHON" -m benchmarks --device cuda --seconds 1 --patience 1 --json "$record" --sizes "$@"
 }
 
 pytest() {
-  "$PYTHON" -m pytest tests -q --continue-on-collection-errors -p no:cacheprovider --durations=10 "$@"
+  "$PYTHON" -m pytest tests -q --continue-on-collection-errors -p no:cacheprovider \
+    --durations=10 "$@"
 }
 
 SANITIZER=$(find_tool compute-sanitizer)
 export OUT PYTHON SANITIZER
-export -f machine build sanitize pytest find_tool
+export -f clocks machine build sanitize bench pytest find_tool
 
 step machine 30 bash -c machine
 step build 200 bash -c build
 step tests-cuda 200 bash -c 'pytest -m "cuda and not two_torch"'
-step benchmarks 150 "$PYTHON" -m benchmarks --device cuda --json "$OUT/benchmarks.json"
-step profile 40 "$PYTHON" benchmarks/gpu_profile.py
+step benchmarks-small 90 bash -c 'bench small 16x10 128x34 1024x34 128x4096'
+step benchmarks-large 90 bash -c 'bench large 1024x4096 4096x10 8192x34 16384x34 16384x128'
+step profile 40 "$PYTHON" -m benchmarks.gpu_profile
 if [[ -n $SANITIZER ]]; then
   for tool in memcheck racecheck initcheck synccheck; do
     step "sanitizer-$tool" 75 bash -c "sanitize $tool"
@@ -105,7 +124,7 @@ if [[ -n $SANITIZER ]]; then
 else
   record 'skipped: not found' 0 compute-sanitizer
 fi
-step clocks-after 10 nvidia-smi --format=csv --query-gpu=clocks.sm,clocks.mem,temperature.gpu,clocks_event_reasons.active
+step clocks-after 10 bash -c clocks
 step tests-other 120 bash -c 'pytest -m "not cuda and not slow and not two_torch"'
 
 echo "$failures of $(wc -l <"$OUT/summary.txt") steps did not pass; logs in $OUT"
