@@ -97,7 +97,8 @@ PAIRLOSS_INLINE T horizontal_max(Vec<T> v) {
 // exp(x) for x <= 0, 0 below the smallest normal number; NaN is not kept. float: 1 ulp, by 2^n
 // times the degree 6 polynomial of Cephes (S. Moshier, expf) on |r| <= log(2) / 2.
 PAIRLOSS_INLINE Vec<float> exp_nonpositive(Vec<float> x) {
-  typedef Simd<float>::I I;
+  // Unsigned: far below the range, where the result is not used, the exponent wraps around.
+  typedef uint32_t U __attribute__((vector_size(PAIRLOSS_VECTOR_BYTES)));
   const Vec<float> magic = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
   const Vec<float> shifted = x * 1.44269504088896341f + magic;
   const Vec<float> n = shifted - magic;
@@ -109,7 +110,7 @@ PAIRLOSS_INLINE Vec<float> exp_nonpositive(Vec<float> x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = (p * r * r + r) + 1.0f;
-  const Vec<float> y = (Vec<float>)((I)p + ((I)shifted << 23));
+  const Vec<float> y = (Vec<float>)((U)p + ((U)shifted << 23));
   return x > -87.0f ? y : Vec<float>{};
 }
 
