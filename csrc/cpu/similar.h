@@ -56,7 +56,7 @@ void average_classes(const Classes& classes, const Panels<T>& rows, const T* l, 
       means.weighted_l[at + k] = static_cast<T>(weighted_l[k]);
       means.weighted_p[at + k] = static_cast<T>(weighted_p[k]);
     }
-    means.weight[c] = static_cast<T>(weight);  // every panel writes the same number
+    if (panel == 0) means.weight[c] = static_cast<T>(weight);
   }
 }
 
