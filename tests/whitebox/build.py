@@ -18,13 +18,15 @@ NAME = "pairloss_whitebox"
 HERE = Path(__file__).resolve().parent
 
 
+def kernels() -> list[Path]:
+    """All that csrc/cpu has but for what talks to torch."""
+    found = sorted((ROOT / "csrc" / "cpu").glob("*.cpp"))
+    return [path for path in found if "#include <torch/" not in path.read_text()]
+
+
 def sources() -> list[Path]:
-    """The bindings, and the kernels: all that csrc/cpu has but for what talks to torch."""
-    kernels = (ROOT / "csrc" / "cpu").glob("*.cpp")
-    talks_to_torch = "#include <torch/"
-    return sorted(
-        [*HERE.glob("*.cpp"), *(path for path in kernels if talks_to_torch not in path.read_text())]
-    )
+    """The bindings and the kernels."""
+    return [*sorted(HERE.glob("*.cpp")), *kernels()]
 
 
 def build() -> Path:
