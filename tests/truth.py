@@ -68,11 +68,16 @@ class Truth:
     def grad(self, gradient: str, reduction: str, upstream: Floats | float | None = None) -> Floats:
         """Of ``(upstream * loss).sum()``; ``upstream`` is a number, or (N,) for "none".
 
+        For "sum" also (N, N): of the sum of that times ``ordered``.
+
         A similar pair with D_ij = inf has no derivative in z_i: NaN, with "both".
         """
-        u = np.broadcast_to(1.0 if upstream is None else upstream, len(self.log_p))
-        # A row loss holds the pairs (i, j) and (j, i), so each pair is in two of them.
-        weight = u[:, None] + u[None, :] if reduction == "none" else u * self.scale(reduction)
+        u = np.asarray(1.0 if upstream is None else upstream)
+        if reduction == "none":  # a row's loss holds (i, j) and (j, i): each pair is in two of them
+            u = np.broadcast_to(u, len(self.log_p))
+            weight = u[:, None] + u[None, :]
+        else:
+            weight = u * self.scale(reduction)
         weight = np.where(self.similar, weight, np.where(self.active, -weight, 0.0))
         p = np.exp(self.log_p)
         grad = weight.sum(0)[:, None] * p - weight.T @ p
