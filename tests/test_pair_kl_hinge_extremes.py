@@ -147,6 +147,21 @@ def test_identical_rows(gradient: str, impl: str, device: torch.device) -> None:
 
 
 @implementations
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("rows", [3, 140])
+def test_at_the_margin_a_pair_is_not_active(
+    rows: int, dtype: torch.dtype, impl: str, device: torch.device
+) -> None:
+    """Of one class only, the divergence is exactly 0, and so may the margin be."""
+    labels = torch.arange(rows, device=device)
+    for requires_grad in (False, True):
+        logits = torch.randn(rows, 1, device=device).to(dtype).requires_grad_(requires_grad)
+        loss, stats = pair_kl_hinge_loss(logits, labels, margin=0.0, impl=impl, return_stats=True)
+        assert stats.active_fraction == 0
+        assert loss == 0
+
+
+@implementations
 @gradients
 @pytest.mark.parametrize("columns", [10, 500])
 def test_nearly_uniform(columns: int, gradient: str, impl: str, device: torch.device) -> None:

@@ -53,6 +53,14 @@ def test_active_pairs_at_other_scales(
     assert decided.mean() > 0.9
 
 
+@pytest.mark.parametrize("element", ["float64", "float32"])
+def test_at_the_margin_a_pair_is_not_active(whitebox: ModuleType, isa: int, element: str) -> None:
+    """Of one class only, all divergences are exactly 0."""
+    logits, _ = encode(np.random.default_rng(0).standard_normal((40, 1)), element)
+    words = whitebox.find_active(isa, logits, element, np.arange(40), 0.0, 64)
+    assert not unpack_bits(words, 40).any()
+
+
 def test_active_pairs_are_the_same_in_any_tile(whitebox: ModuleType, isa: int) -> None:
     rng = np.random.default_rng(1)
     logits, _ = encode(rng.standard_normal((200, 34)), "float32")
