@@ -42,6 +42,13 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, error):
     assert os.listdir(tmp_path) == ["file"]
 
 
+def test_who_reads_the_old_file_reads_all_of_it(tmp_path):
+    write_text(tmp_path / "file", "old")
+    with open(tmp_path / "file") as reader:
+        write_text(tmp_path / "file", "new")
+        assert reader.read() == "old"
+
+
 def test_written_files_have_the_usual_permissions(tmp_path):
     write_text(tmp_path / "atomic", "")
     (tmp_path / "plain").write_text("")

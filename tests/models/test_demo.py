@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -132,6 +133,16 @@ def test_ctrl_c_and_resume(finished, tmp_path, monkeypatch, capsys):
         torch.testing.assert_close(resumed, left_alone, rtol=0, atol=0)
 
 
+def test_without_resume_old_checkpoints_are_gone(finished, tmp_path, monkeypatch):
+    def interrupted(outputs, labels):
+        raise KeyboardInterrupt
+
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+    monkeypatch.setattr(experiment, "cross_entropy", interrupted)
+    assert demo.main([*TINY, "--out", str(tmp_path)]) == 130
+    assert [path.stem for path in (tmp_path / "checkpoints").iterdir()] == ["classification"]
+
+
 def test_resume_with_other_settings_is_refused(finished, capsys):
     out, _ = finished
     assert demo.main([*TINY, "--out", str(out), "--lr", "0.5", "--resume"]) == 2
@@ -172,3 +183,5 @@ def test_bad_options_are_refused(option, value, capsys):
 def test_each_data_set_has_its_defaults():
     args = demo.parse(["--data", "fashion-mnist"])
     assert (args.epochs, args.batch_size, args.lr) == (5, 128, 0.01)
+    assert args.milestones == ()
+    assert demo.parse(["--epochs", "19"]).milestones == (5, 10, 15)
