@@ -180,7 +180,7 @@ def write_outputs(
         for phase in ("classification", "clustering")
     }
     results["tsne_points"] = len(chosen)
-    labels = images.test.labels.cpu()[chosen].numpy()
+    labels = images.test.labels[:, 0].cpu()[chosen].numpy()
     pictures = {
         "tsne": plots.png(plots.tsne_figure(points, labels, results)),
         "curves": plots.png(plots.curves_figure(results)),

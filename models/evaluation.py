@@ -12,10 +12,10 @@ from models.training import Record
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, images: Tensor, batch_size: int = 500) -> Tensor:
-    """The outputs of ``model`` for all ``images``, in evaluation mode, on the CPU."""
+def predict(model: nn.Module, split: Split, batch_size: int = 500) -> Tensor:
+    """The outputs of ``model`` for all images of ``split``, in evaluation mode, on the CPU."""
     model.eval()
-    return torch.cat([model(batch) for batch in images.split(batch_size)]).cpu()
+    return torch.cat([model(images) for images, _ in split.batches(batch_size)]).cpu()
 
 
 def epoch_scores(model: nn.Module, data: ImageData, *, clusters: bool) -> Record:
@@ -47,6 +47,6 @@ def clustering_scores(model: nn.Module, data: ImageData) -> metrics.Clustering:
 
 
 def _found_and_labels(model: nn.Module, split: Split) -> tuple[metrics.Ints, metrics.Ints]:
-    """The largest output of each image, and its label."""
-    found = predict(model, split.images).argmax(1)
-    return np.asarray(found, dtype=np.int64), np.asarray(split.labels.cpu(), dtype=np.int64)
+    """The largest output of each image, and its fine label."""
+    found = predict(model, split).argmax(1)
+    return np.asarray(found, dtype=np.int64), np.asarray(split.labels[:, 0].cpu(), dtype=np.int64)

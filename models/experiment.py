@@ -74,7 +74,7 @@ def run(experiment: Experiment, data: ImageData, checkpoints: Path, resume: bool
         phases[phase.name] = _train_and_score(experiment, phase, model, data, path, resume)
         models[phase.name] = model
     results = _describe(experiment, data, models["clustering"]) | {"phases": phases}
-    test_outputs = {name: predict(model, data.test.images) for name, model in models.items()}
+    test_outputs = {name: predict(model, data.test) for name, model in models.items()}
     return Outcome(results, test_outputs)
 
 

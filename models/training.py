@@ -181,7 +181,7 @@ def train_epoch(
     recent: deque[Tensor] = deque(maxlen=CHECK_EVERY)
     step = 0
     for step, (images, labels) in enumerate(batches, start=1):
-        loss, figures = objective(model(images), labels)
+        loss, figures = objective(model(images), labels[:, 0])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -12,24 +12,26 @@ from torch import Tensor
 from torchvision.datasets import FashionMNIST
 from torchvision.datasets.mnist import read_sn3_pascalvincent_tensor
 
-from models.data.image_data import DataError, ImageData, Split, standardise
+from models.data.hierarchy import hierarchy
+from models.data.image_data import DataError, DataOptions, ImageData, MemorySplit, standardise
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
-CLASSES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
+# By what it is worn on, and so by its outline.
+CLASSES = {
+    "T-shirt/top": ["tops"],
+    "Trouser": ["trousers"],
+    "Pullover": ["tops"],
+    "Dress": ["dresses"],
+    "Coat": ["tops"],
+    "Sandal": ["shoes"],
+    "Shirt": ["tops"],
+    "Sneaker": ["shoes"],
+    "Bag": ["bags"],
+    "Ankle boot": ["shoes"],
+}
 
 
-def load(data_root: Path, download: bool = False) -> ImageData:
+def load(data_root: Path, download: bool, options: DataOptions) -> ImageData:
     """The 60000 training and 10000 test images, 1 x 28 x 28.
 
     Looks for the four idx files, gzipped or not, in ``data_root/FashionMNIST/raw`` (torchvision's
@@ -48,14 +50,15 @@ def load(data_root: Path, download: bool = False) -> ImageData:
             f"  add --download                               by torchvision, into {data_root}\n"
             "or name the folder that holds the files with --data-root."
         )
+    clothes = hierarchy(("article", "kind"), CLASSES)
     train_images, train_labels = _read_split(folder, "train")
     test_images, test_labels = _read_split(folder, "t10k")
     train_images, test_images, note = standardise(train_images, test_images)
     return ImageData(
         title="Fashion-MNIST",
-        classes=CLASSES,
-        train=Split(train_images, train_labels),
-        test=Split(test_images, test_labels),
+        levels=clothes.levels,
+        train=MemorySplit(train_images, clothes.labels(train_labels)),
+        test=MemorySplit(test_images, clothes.labels(test_labels)),
         notes={
             "source": str(folder),
             "split": f"{len(train_labels)} training and {len(test_labels)} test images",
@@ -101,7 +104,7 @@ def _read_split(folder: Path, part: str) -> tuple[Tensor, Tensor]:
             f"The {part} files in {folder} are not Fashion-MNIST: images {tuple(images.shape)}, "
             f"labels {tuple(labels.shape)} up to {int(labels.max())}."
         )
-    return images.unsqueeze(1).float() / 255, labels.long()
+    return images.unsqueeze(1).float() / 255, labels
 
 
 def _read_idx(folder: Path, name: str) -> Tensor:

@@ -1,57 +1,163 @@
-"""What a data set is to the programs: two splits of images and labels, whole, in memory."""
+"""What a data set is to the programs: levels of classes, and two splits that give batches."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+Batch = tuple[Tensor, Tensor]  # images (b, C, H, W) float32, labels (b, G) int64
+
 
 class DataError(Exception):
-    """A data set is missing or damaged; the message says how to get it."""
+    """A data set is missing, damaged or not what it should be; the message says the way out."""
 
 
 @dataclass(frozen=True)
-class Split:
-    """Images (n, C, H, W), float32, normalised; labels (n,), int64."""
+class DataOptions:
+    """How a data set is read. What does not apply to a data set is ignored by it.
 
-    images: Tensor
+    Args:
+        image_size: side of the square images; None: the data set's own.
+        workers: processes that read image files; 0: the program itself reads.
+        in_memory: read all image files once, into memory (as bytes), instead of once an epoch.
+        random_crop: train on random crops instead of the centre (image files).
+        horizontal_flip: mirror every second training image, at random (image files).
+        classes_csv: the user's own classes; see docs/data.md for the columns.
+        test_fraction: share of the images kept for testing where a folder has no test/.
+        split_seed: of that split, and of generated images.
+        limit: at most this many images of each split, drawn by ``split_seed``; to try things out.
+    """
+
+    image_size: int | None = None
+    workers: int = 2
+    in_memory: bool = False
+    random_crop: bool = False
+    horizontal_flip: bool = False
+    classes_csv: Path | None = None
+    test_fraction: float = 0.2
+    split_seed: int = 0
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level of the class hierarchy: its name ("species") and its classes."""
+
+    name: str
+    classes: tuple[str, ...]
+
+
+class Split(ABC):
+    """Images and their labels (n, G), int64: column 0 fine, column 1 coarse, then coarser still."""
+
     labels: Tensor
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    @abstractmethod
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of a batch's images."""
+
+    @abstractmethod
     def to(self, device: torch.device) -> Split:
-        return Split(self.images.to(device), self.labels.to(device))
+        """The same split, giving its batches on ``device``."""
 
-    def shuffled_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """All rows once, in an order drawn from PyTorch's CPU generator.
+    @abstractmethod
+    def subset(self, rows: Tensor) -> Split:
+        """The images of these rows alone."""
 
-        A last batch of a single row is left out: it has no pair, and batch normalisation refuses
-        it. The data is one tensor on the device, so this needs no worker processes.
+    @abstractmethod
+    def _read(self, batches: Sequence[Tensor], seed: int | None) -> Iterator[Batch]:
+        """The given rows, batch by batch; with the training transforms where there is a seed."""
+
+    def batches(self, batch_size: int) -> Iterator[Batch]:
+        """All rows in their order, with the evaluation transforms."""
+        return self._read(torch.arange(len(self)).split(batch_size), None)
+
+    def shuffled_batches(
+        self, batch_size: int, rank: int = 0, world_size: int = 1
+    ) -> Iterator[Batch]:
+        """All rows once, with the training transforms.
+
+        The order, and one seed for all random transforms, are drawn from PyTorch's CPU generator
+        when this is called: the same state gives the same batches, with any number of workers.
+
+        Of each batch a process gets every ``world_size``-th row, from ``rank`` on. A last batch
+        that has not two rows for each process is left out: one row has no pair, and batch
+        normalisation refuses it.
         """
-        order = torch.randperm(len(self)).to(self.labels.device)
-        for rows in order.split(batch_size):
-            if len(rows) > 1:
-                yield self.images[rows], self.labels[rows]
+        batches = list(torch.randperm(len(self)).split(batch_size))
+        if batches and len(batches[-1]) < 2 * world_size:
+            batches.pop()
+        seed = int(torch.randint(2**62, ()))
+        return self._read([rows[rank::world_size] for rows in batches], seed)
+
+
+@dataclass(frozen=True)
+class MemorySplit(Split):
+    """All images (n, C, H, W) as one tensor, on the device; no workers are needed.
+
+    ``prepare`` makes a batch of them ready for the network (bytes to normalised float32); without
+    it they are ready.
+    """
+
+    images: Tensor
+    labels: Tensor
+    prepare: Callable[[Tensor], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        if self.labels.ndim != 2 or len(self.labels) != len(self.images):
+            raise ValueError(
+                f"labels: expected shape ({len(self.images)}, levels), "
+                f"got {tuple(self.labels.shape)}"
+            )
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+    def to(self, device: torch.device) -> MemorySplit:
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+    def subset(self, rows: Tensor) -> MemorySplit:
+        rows = rows.to(self.labels.device)
+        return replace(self, images=self.images[rows], labels=self.labels[rows])
+
+    def _read(self, batches: Sequence[Tensor], seed: int | None) -> Iterator[Batch]:
+        for rows in batches:
+            rows = rows.to(self.labels.device)
+            images = self.images[rows]
+            yield self.prepare(images) if self.prepare else images, self.labels[rows]
 
 
 @dataclass(frozen=True)
 class ImageData:
-    """A data set. ``notes`` say where it came from and how it was prepared, for the report."""
+    """A data set. ``levels`` are the columns of the labels, the finest first; ``notes`` say where
+    it came from and how it was prepared, for the report."""
 
     title: str
-    classes: tuple[str, ...]
+    levels: tuple[Level, ...]
     train: Split
     test: Split
     notes: dict[str, str] = field(default_factory=dict)
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """The finest classes."""
+        return self.levels[0].classes
+
+    @property
     def in_shape(self) -> tuple[int, int, int]:
-        channels, height, width = self.train.images.shape[1:]
-        return channels, height, width
+        """(channels, height, width) of an image."""
+        return self.train.image_shape
 
     def to(self, device: torch.device) -> ImageData:
         return replace(self, train=self.train.to(device), test=self.test.to(device))

@@ -12,7 +12,7 @@ import torch
 from torchvision.datasets import CIFAR10, FashionMNIST
 
 from models import data
-from models.data import DataError, Split, cifar10, fashion_mnist
+from models.data import DataError, MemorySplit, Split, cifar10, fashion_mnist
 
 SIZES = {"train": 30, "t10k": 20}
 
@@ -84,7 +84,7 @@ def test_digits():
     assert digits.train.images.dtype == torch.float32
     assert digits.train.labels.dtype == torch.int64
     # Stratified: every class has its tenth of the test set.
-    assert torch.bincount(digits.test.labels).min() >= 42
+    assert torch.bincount(digits.test.labels[:, 0]).min() >= 42
     assert abs(float(digits.train.images.mean())) < 1e-5
     assert float(digits.train.images.std(correction=0)) == pytest.approx(1, abs=1e-5)
 
@@ -111,7 +111,9 @@ def test_fashion_mnist_is_found(tmp_path, no_debian_package, folder, packed):
         training = arrays["train-images-idx3-ubyte"] / 255.0
         expected = (pixels - training.mean()) / training.std()
         np.testing.assert_allclose(split.images[:, 0].numpy(), expected, atol=1e-5)
-        np.testing.assert_array_equal(split.labels.numpy(), arrays[f"{part}-labels-idx1-ubyte"])
+        np.testing.assert_array_equal(
+            split.labels[:, 0].numpy(), arrays[f"{part}-labels-idx1-ubyte"]
+        )
 
 
 def test_missing_fashion_mnist_says_how_to_get_it(tmp_path, no_debian_package):
@@ -229,17 +231,17 @@ def test_an_image_of_one_brightness_stays_finite():
 
 
 def split_of(n: int) -> Split:
-    return Split(torch.arange(n).view(n, 1, 1, 1).float(), torch.arange(n))
+    return MemorySplit(torch.arange(n).view(n, 1, 1, 1).float(), torch.arange(n).view(n, 1))
 
 
 def test_batches_hold_every_row_once():
     torch.manual_seed(0)
     batches = list(split_of(10).shuffled_batches(4))
     assert [len(labels) for _, labels in batches] == [4, 4, 2]
-    rows = torch.cat([labels for _, labels in batches])
+    rows = torch.cat([labels[:, 0] for _, labels in batches])
     assert sorted(rows.tolist()) == list(range(10)) != rows.tolist()
     for images, labels in batches:
-        torch.testing.assert_close(images.flatten(), labels.float())
+        torch.testing.assert_close(images.flatten(), labels.flatten().float())
 
 
 def test_a_last_batch_of_one_row_is_left_out():

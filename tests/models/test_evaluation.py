@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.data import ImageData, Split
+from models.data import ImageData, Level, MemorySplit
 from models.evaluation import clustering_scores, epoch_scores, predict
 
 
@@ -17,7 +17,7 @@ class Lookup(nn.Module):
 
 
 def split(clusters, labels):
-    return Split(torch.tensor(clusters).view(-1, 1, 1, 1), torch.tensor(labels))
+    return MemorySplit(torch.tensor(clusters).view(-1, 1, 1, 1), torch.tensor(labels)[:, None])
 
 
 @pytest.fixture
@@ -25,11 +25,11 @@ def data():
     # In the training set cluster 0 is class 0; in the test set it is class 1.
     train = split([0, 1, 2, 2], [0, 1, 2, 2])
     test = split([0, 1, 2, 2, 2], [1, 0, 2, 2, 0])
-    return ImageData("", ("a", "b", "c"), train, test)
+    return ImageData("", (Level("class", ("a", "b", "c")),), train, test)
 
 
 def test_predict_keeps_the_order(data):
-    outputs = predict(Lookup(), data.test.images, batch_size=2)
+    outputs = predict(Lookup(), data.test, batch_size=2)
     assert outputs.argmax(1).tolist() == [0, 1, 2, 2, 2]
 
 

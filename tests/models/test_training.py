@@ -6,7 +6,7 @@ from torch import nn
 
 from models import checkpoint, data
 from models.checkpoint import CheckpointError
-from models.data import Split
+from models.data import MemorySplit
 from models.evaluation import clustering_scores
 from models.lenet import LeNet
 from models.training import (
@@ -46,7 +46,8 @@ def blobs():
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(100) % CLASSES
     prototypes = torch.randn(CLASSES, 1, 4, 4, generator=generator)
-    return Split(prototypes[labels] + 0.3 * torch.randn(100, 1, 4, 4, generator=generator), labels)
+    images = prototypes[labels] + 0.3 * torch.randn(100, 1, 4, 4, generator=generator)
+    return MemorySplit(images, labels[:, None])
 
 
 def evaluate_nothing(model):
@@ -186,7 +187,7 @@ def test_a_diverging_run_stops(tmp_path, blobs):
 
 
 def test_records_are_averages_over_rows(tmp_path):
-    data_of_five = Split(torch.zeros(5, 1, 4, 4), torch.tensor([0, 0, 0, 0, 1]))
+    data_of_five = MemorySplit(torch.zeros(5, 1, 4, 4), torch.tensor([[0], [0], [0], [0], [1]]))
 
     def mean_label(outputs, labels):
         return outputs.sum() * 0 + labels.float().mean(), {"twice": 2 * labels.float().mean()}
