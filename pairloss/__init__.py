@@ -3,6 +3,17 @@
 from pairloss import reference
 from pairloss._arguments import PairStats
 from pairloss._version import __version__
-from pairloss.pair_kl_hinge import PairKLHingeLoss, pair_kl_hinge_loss
+from pairloss.pair_kl_hinge import (
+    PairKLHingeLoss,
+    pair_kl_hinge_loss,
+    pair_kl_hinge_loss_from_similarity,
+)
 
-__all__ = ["PairKLHingeLoss", "PairStats", "__version__", "pair_kl_hinge_loss", "reference"]
+__all__ = [
+    "PairKLHingeLoss",
+    "PairStats",
+    "__version__",
+    "pair_kl_hinge_loss",
+    "pair_kl_hinge_loss_from_similarity",
+    "reference",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -26,15 +27,17 @@ INTEGER_DTYPES = (
 
 
 class PairStats(NamedTuple):
-    """What one evaluation of the loss saw: 0-d float64 tensors on the device of the logits.
+    """What one evaluation of the loss saw: float64 tensors on the device of the logits.
+
+    0-d, or (G,) for labels of G levels.
 
     Attributes:
         similar_pairs: valid unordered pairs with equal labels.
         dissimilar_pairs: valid unordered pairs with different labels.
         active_fraction: share of the ordered dissimilar pairs with KL < margin (0 without any).
-        similar_loss: the part of the loss that comes from similar pairs.
+        similar_loss: the part of the loss that comes from similar pairs, weighted as in the loss.
         dissimilar_loss: the part that comes from dissimilar pairs. With ``reduction="mean"`` and
-            ``"sum"`` the two parts add up to the loss; with ``"none"`` they are those of ``"sum"``.
+            ``"sum"`` the parts add up to the loss; with ``"none"`` they are those of ``"sum"``.
     """
 
     similar_pairs: Tensor
@@ -43,50 +46,156 @@ class PairStats(NamedTuple):
     similar_loss: Tensor
     dissimilar_loss: Tensor
 
-
-def check_arguments(
-    logits: Tensor, labels: Tensor, margin: float, gradient: str, reduction: str, ignore_index: int
-) -> Tensor:
-    """Raise ValueError or TypeError for what the loss cannot take; return the labels as int64."""
-    if not isinstance(logits, Tensor):
-        raise TypeError(f"logits: expected a Tensor, got {type(logits).__name__}")
-    if not isinstance(labels, Tensor):
-        raise TypeError(f"labels: expected a Tensor, got {type(labels).__name__}")
-    if logits.dtype not in FLOAT_DTYPES:
-        raise TypeError(
-            f"logits: expected float64, float32, float16 or bfloat16, got {_name(logits.dtype)}"
-        )
-    if labels.dtype not in INTEGER_DTYPES:
-        raise TypeError(f"labels: expected an integer dtype, got {_name(labels.dtype)}")
-    if logits.dim() != 2:
-        raise ValueError(f"logits: expected shape (N, K), got {tuple(logits.shape)}")
-    if logits.shape[1] == 0:
-        raise ValueError(f"logits: expected at least one column, got {tuple(logits.shape)}")
-    if labels.dim() != 1 or labels.shape[0] != logits.shape[0]:
-        raise ValueError(
-            f"labels: expected shape ({logits.shape[0]},) to match logits "
-            f"{tuple(logits.shape)}, got {tuple(labels.shape)}"
-        )
-    if labels.device != logits.device:
-        raise ValueError(
-            f"labels: expected the device of logits, {logits.device}, got {labels.device}"
-        )
-    check_options(margin, gradient, reduction, ignore_index)
-    return labels if labels.dtype == torch.int64 else labels.to(torch.int64)
+    @classmethod
+    def of(cls, stats: Tensor, levels: bool) -> PairStats:
+        """From (5, G); ``levels``: keep G."""
+        return cls(*(stats if levels else stats.select(1, 0)).unbind())
 
 
-def check_options(margin: float, gradient: str, reduction: str, ignore_index: int) -> None:
-    """Raise ValueError or TypeError for a bad keyword argument."""
-    if isinstance(margin, bool) or not isinstance(margin, (int, float)):
-        raise TypeError(f"margin: expected a float, got {type(margin).__name__}")
-    if not 0.0 <= margin < math.inf:  # also false for NaN
-        raise ValueError(f"margin: expected a finite value >= 0, got {margin}")
+class Inputs(NamedTuple):
+    """The tensors of one evaluation, checked.
+
+    Attributes:
+        labels: (N,) or (N, G), int64; None with a similarity matrix.
+        similarity: (N, N), int8 in {1, 0, -1}; None with labels.
+        level_weights: (G,), float64, on the CPU.
+    """
+
+    logits: Tensor
+    labels: Tensor | None = None
+    similarity: Tensor | None = None
+    ref_logits: Tensor | None = None
+    ref_labels: Tensor | None = None
+    sample_weights: Tensor | None = None
+    ref_sample_weights: Tensor | None = None
+    level_weights: Tensor | None = None
+
+    @property
+    def has_levels(self) -> bool:
+        return self.labels is not None and self.labels.dim() == 2
+
+    @property
+    def level_labels(self) -> Tensor:
+        """(N, G)."""
+        assert self.labels is not None
+        return self.labels if self.labels.dim() == 2 else self.labels[:, None]
+
+    @property
+    def level_ref_labels(self) -> Tensor:
+        """(M, G)."""
+        assert self.ref_labels is not None
+        return self.ref_labels if self.ref_labels.dim() == 2 else self.ref_labels[:, None]
+
+
+class Options(NamedTuple):
+    """The other arguments, checked."""
+
+    margin: float
+    gradient: str
+    reduction: str
+    ignore_index: int
+    similar_weight: float
+    dissimilar_weight: float
+    balance: bool
+
+
+def check_inputs(
+    logits: Tensor,
+    labels: Tensor | None = None,
+    ref_logits: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    sample_weights: Tensor | None = None,
+    ref_sample_weights: Tensor | None = None,
+    level_weights: Sequence[float] | Tensor | None = None,
+    *,
+    similarity: Tensor | None = None,
+) -> Inputs:
+    """Raise ValueError or TypeError for what the loss cannot take; else the inputs as it does."""
+    _check_logits("logits", logits)
+    if similarity is not None:
+        similarity = _check_similarity(similarity, logits)
+    else:
+        labels = _check_labels("labels", labels, "logits", logits)
+    if ref_logits is None and ref_labels is not None:
+        raise ValueError("ref_logits: expected a Tensor beside ref_labels, got None")
+    if ref_logits is not None:
+        assert labels is not None
+        _check_logits("ref_logits", ref_logits)
+        if ref_labels is None:
+            raise ValueError("ref_labels: expected a Tensor beside ref_logits, got None")
+        _check_same("ref_logits", "dtype", ref_logits.dtype, logits.dtype)
+        _check_same("ref_logits", "device", ref_logits.device, logits.device)
+        if ref_logits.shape[1] != logits.shape[1]:
+            raise ValueError(
+                f"ref_logits: expected shape (M, {logits.shape[1]}) to match logits "
+                f"{tuple(logits.shape)}, got {tuple(ref_logits.shape)}"
+            )
+        ref_labels = _check_labels("ref_labels", ref_labels, "ref_logits", ref_logits)
+        if ref_labels.shape[1:] != labels.shape[1:]:
+            raise ValueError(
+                f"ref_labels: expected as many levels as labels {tuple(labels.shape)}, "
+                f"got {tuple(ref_labels.shape)}"
+            )
+    if sample_weights is not None:
+        sample_weights = _check_sample_weights("sample_weights", sample_weights, logits)
+    if ref_sample_weights is not None:
+        if ref_logits is None:
+            raise ValueError("ref_sample_weights: expected None without ref_logits, got a Tensor")
+        ref_sample_weights = _check_sample_weights(
+            "ref_sample_weights", ref_sample_weights, ref_logits
+        )
+    if level_weights is not None:
+        level_weights = _check_level_weights(level_weights, labels)
+    return Inputs(
+        logits,
+        labels,
+        similarity,
+        ref_logits,
+        ref_labels,
+        sample_weights,
+        ref_sample_weights,
+        level_weights,
+    )
+
+
+def check_options(
+    margin: float,
+    gradient: str,
+    reduction: str,
+    ignore_index: int,
+    similar_weight: float = 1.0,
+    dissimilar_weight: float = 1.0,
+    balance: str | None = None,
+) -> Options:
+    """Raise ValueError or TypeError for a bad keyword argument; else all of them."""
+    check_number("margin", margin)
     check_choice("gradient", gradient, tuple(GRADIENTS))
     check_choice("reduction", reduction, tuple(REDUCTIONS))
     if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
         raise TypeError(f"ignore_index: expected an int, got {type(ignore_index).__name__}")
     if not -(2**63) <= ignore_index < 2**63:
         raise ValueError(f"ignore_index: expected an int64 value, got {ignore_index}")
+    check_number("similar_weight", similar_weight)
+    check_number("dissimilar_weight", dissimilar_weight)
+    if balance is not None and balance != "pairs":
+        raise ValueError(f'balance: expected None or "pairs", got {balance!r}')
+    return Options(
+        float(margin),
+        gradient,
+        reduction,
+        ignore_index,
+        float(similar_weight),
+        float(dissimilar_weight),
+        balance is not None,
+    )
+
+
+def check_number(argument: str, value: float) -> None:
+    """Raise unless ``value`` is a finite number that is not negative."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{argument}: expected a float, got {type(value).__name__}")
+    if not 0.0 <= value < math.inf:  # also false for NaN
+        raise ValueError(f"{argument}: expected a finite value >= 0, got {value}")
 
 
 def check_choice(argument: str, value: str, choices: tuple[str, ...]) -> None:
@@ -94,6 +203,101 @@ def check_choice(argument: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         expected = ", ".join(f'"{choice}"' for choice in choices)
         raise ValueError(f"{argument}: expected one of {expected}, got {value!r}")
+
+
+def _check_logits(argument: str, logits: Tensor) -> None:
+    _check_tensor(argument, logits)
+    if logits.dtype not in FLOAT_DTYPES:
+        raise TypeError(
+            f"{argument}: expected float64, float32, float16 or bfloat16, got {_name(logits.dtype)}"
+        )
+    shape = logits.shape
+    if len(shape) != 2:
+        raise ValueError(f"{argument}: expected shape (N, K), got {tuple(shape)}")
+    if shape[1] == 0:
+        raise ValueError(f"{argument}: expected at least one column, got {tuple(shape)}")
+
+
+def _check_labels(argument: str, labels: Tensor | None, of: str, logits: Tensor) -> Tensor:
+    """As int64."""
+    _check_tensor(argument, labels)
+    assert labels is not None
+    if labels.dtype not in INTEGER_DTYPES:
+        raise TypeError(f"{argument}: expected an integer dtype, got {_name(labels.dtype)}")
+    shape, rows = labels.shape, logits.shape[0]
+    if len(shape) not in (1, 2) or shape[0] != rows:
+        raise ValueError(
+            f"{argument}: expected shape ({rows},) or ({rows}, G) to match {of} "
+            f"{tuple(logits.shape)}, got {tuple(shape)}"
+        )
+    if len(shape) == 2 and shape[1] == 0:
+        raise ValueError(f"{argument}: expected at least one level, got {tuple(shape)}")
+    if labels.device != logits.device:
+        raise ValueError(
+            f"{argument}: expected the device of {of}, {logits.device}, got {labels.device}"
+        )
+    return labels if labels.dtype == torch.int64 else labels.to(torch.int64)
+
+
+def _check_similarity(similarity: Tensor, logits: Tensor) -> Tensor:
+    """As int8 in {1, 0, -1}."""
+    _check_tensor("similarity", similarity)
+    rows = logits.shape[0]
+    if tuple(similarity.shape) != (rows, rows):
+        raise ValueError(
+            f"similarity: expected shape ({rows}, {rows}) to match logits "
+            f"{tuple(logits.shape)}, got {tuple(similarity.shape)}"
+        )
+    if similarity.device != logits.device:
+        raise ValueError(
+            f"similarity: expected the device of logits, {logits.device}, got {similarity.device}"
+        )
+    if similarity.dtype == torch.bool:  # True: similar, False: dissimilar
+        return similarity.to(torch.int8) * 2 - 1
+    if similarity.dtype == torch.int8:
+        return similarity
+    if similarity.dtype in FLOAT_DTYPES:
+        return similarity.sign().to(torch.int8)
+    raise TypeError(
+        f"similarity: expected bool, int8 or a float dtype, got {_name(similarity.dtype)}"
+    )
+
+
+def _check_sample_weights(argument: str, weights: Tensor, logits: Tensor) -> Tensor:
+    _check_tensor(argument, weights)
+    if weights.dtype not in FLOAT_DTYPES:
+        raise TypeError(f"{argument}: expected a float dtype, got {_name(weights.dtype)}")
+    if tuple(weights.shape) != (logits.shape[0],):
+        raise ValueError(
+            f"{argument}: expected shape ({logits.shape[0]},), got {tuple(weights.shape)}"
+        )
+    _check_same(argument, "device", weights.device, logits.device)
+    if weights.requires_grad:
+        raise ValueError(f"{argument}: expected no gradient to be required; detach() it")
+    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    return weights.to(dtype)
+
+
+def _check_level_weights(weights: Sequence[float] | Tensor, labels: Tensor | None) -> Tensor:
+    levels = labels.shape[1] if labels is not None and labels.dim() == 2 else 1
+    values = weights.tolist() if isinstance(weights, Tensor) else list(weights)
+    if not isinstance(values, list) or len(values) != levels:
+        got = tuple(weights.shape) if isinstance(weights, Tensor) else f"{len(values)} values"
+        raise ValueError(f"level_weights: expected one for each of {levels} levels, got {got}")
+    for value in values:
+        check_number("level_weights", value)
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def _check_tensor(argument: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{argument}: expected a Tensor, got {type(value).__name__}")
+
+
+def _check_same(argument: str, what: str, got: object, expected: object) -> None:
+    if got != expected:
+        kind = TypeError if what == "dtype" else ValueError
+        raise kind(f"{argument}: expected the {what} of logits, {expected}, got {got}")
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -1,7 +1,8 @@
-"""The all-pairs symmetric KL-hinge contrastive loss, as a function and as a module."""
+"""The all-pairs symmetric KL-hinge contrastive loss, as functions and as a module."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, overload
 
 from torch import Tensor, nn
@@ -9,13 +10,15 @@ from torch import Tensor, nn
 from pairloss import _ops, reference
 from pairloss._arguments import (
     IMPLEMENTATIONS,
+    Inputs,
+    Options,
     PairStats,
-    check_arguments,
     check_choice,
+    check_inputs,
     check_options,
 )
 
-__all__ = ["PairKLHingeLoss", "pair_kl_hinge_loss"]
+__all__ = ["PairKLHingeLoss", "pair_kl_hinge_loss", "pair_kl_hinge_loss_from_similarity"]
 
 # What the fused kernels run on; elsewhere (MPS, XPU, ...) impl="auto" means the reference.
 _FUSED_DEVICES = ("cpu", "cuda", "meta")
@@ -25,11 +28,19 @@ _FUSED_DEVICES = ("cpu", "cuda", "meta")
 def pair_kl_hinge_loss(
     logits: Tensor,
     labels: Tensor,
+    ref_logits: Tensor | None = ...,
+    ref_labels: Tensor | None = ...,
     *,
     margin: float = ...,
     gradient: str = ...,
     reduction: str = ...,
     ignore_index: int = ...,
+    level_weights: Sequence[float] | Tensor | None = ...,
+    similar_weight: float = ...,
+    dissimilar_weight: float = ...,
+    balance: str | None = ...,
+    sample_weights: Tensor | None = ...,
+    ref_sample_weights: Tensor | None = ...,
     return_stats: Literal[False] = ...,
     impl: str = ...,
 ) -> Tensor: ...
@@ -39,11 +50,19 @@ def pair_kl_hinge_loss(
 def pair_kl_hinge_loss(
     logits: Tensor,
     labels: Tensor,
+    ref_logits: Tensor | None = ...,
+    ref_labels: Tensor | None = ...,
     *,
     margin: float = ...,
     gradient: str = ...,
     reduction: str = ...,
     ignore_index: int = ...,
+    level_weights: Sequence[float] | Tensor | None = ...,
+    similar_weight: float = ...,
+    dissimilar_weight: float = ...,
+    balance: str | None = ...,
+    sample_weights: Tensor | None = ...,
+    ref_sample_weights: Tensor | None = ...,
     return_stats: Literal[True],
     impl: str = ...,
 ) -> tuple[Tensor, PairStats]: ...
@@ -52,11 +71,19 @@ def pair_kl_hinge_loss(
 def pair_kl_hinge_loss(
     logits: Tensor,
     labels: Tensor,
+    ref_logits: Tensor | None = None,
+    ref_labels: Tensor | None = None,
     *,
     margin: float = 2.0,
     gradient: str = "both",
     reduction: str = "mean",
     ignore_index: int = -100,
+    level_weights: Sequence[float] | Tensor | None = None,
+    similar_weight: float = 1.0,
+    dissimilar_weight: float = 1.0,
+    balance: str | None = None,
+    sample_weights: Tensor | None = None,
+    ref_sample_weights: Tensor | None = None,
     return_stats: bool = False,
     impl: str = "auto",
 ) -> Tensor | tuple[Tensor, PairStats]:
@@ -78,14 +105,32 @@ def pair_kl_hinge_loss(
             (the softmax leaves them unchanged), probabilities as ``p.log()``. ``-inf`` is a masked
             class. Half precision is computed and accumulated in float32.
         labels: (N,) class ids of any integer dtype and any values, on the device of ``logits``.
-            Two rows are similar if their labels are equal.
+            Two rows are similar if their labels are equal. Or (N, G): G levels of labels, as of a
+            class hierarchy, that share one pass over the pairs; the loss is the weighted sum of the
+            losses of the levels, each over its own valid pairs.
+        ref_logits, ref_labels: (M, K) in the dtype of ``logits``, and (M,) or (M, G): a reference
+            set, such as a memory bank. The loss is then over all pairs (i, j) of a row of the batch
+            and a row of the reference set (and none within either), and "mean" over their number.
+            The reference set gets a gradient only if it requires one.
         margin: :math:`m \ge 0`, in nats. A dissimilar pair is active, and has a gradient, where
             :math:`D_{ij} < m` (strict).
         gradient: ``"both"``, the exact gradient; or ``"second"``, the gradient through the second
             argument of KL only, as in the code of Hsu & Kira (L2C).
         reduction: ``"mean"`` over the valid unordered pairs; ``"sum"`` over them; or ``"none"``:
-            (N,), for each row the sum over its valid partners, so every pair stands in two rows.
-        ignore_index: rows with this label take no part, and their gradient is 0.
+            (N,), for each row the sum over its valid partners, so every pair of the batch stands in
+            two rows.
+        ignore_index: rows with this label take no part, and their gradient is 0; with G levels, no
+            part in the level where they have it.
+        level_weights: G weights of the levels, default all 1.
+        similar_weight, dissimilar_weight: factors of :math:`\ell_{ij}` for pairs of each kind. They
+            do not enter the number that "mean" divides by.
+        balance: ``"pairs"``: similar and dissimilar pairs have equal weight, whatever their number:
+            "mean" is half the mean over similar pairs plus half that over dissimilar ones. ("sum"
+            and "none" are scaled alike: by pairs / (2 similar pairs) and its counterpart.) Against
+            the imbalance of 1 : (n - 1) in n classes of equal size.
+        sample_weights, ref_sample_weights: (N,) and (M,) floats: pair (i, j) weighs
+            :math:`w_i w_j`, default 1. No gradient to them, and not in the number that "mean"
+            divides by.
         return_stats: also return a :class:`pairloss.PairStats`.
         impl: ``"auto"`` or ``"fused"``, this library's kernels; ``"reference"``, plain PyTorch.
 
@@ -106,14 +151,74 @@ def pair_kl_hinge_loss(
     Source: "Cluster-based warm-start nets", Eqs. 2-4; Y.-C. Hsu and Z. Kira, "Neural network-based
     clustering using pairwise constraints", 2015. L2C's value is ours times (N - 1) / (2 N).
     """
-    labels = check_arguments(logits, labels, margin, gradient, reduction, ignore_index)
+    options = check_options(
+        margin, gradient, reduction, ignore_index, similar_weight, dissimilar_weight, balance
+    )
+    inputs = check_inputs(
+        logits,
+        labels,
+        ref_logits,
+        ref_labels,
+        sample_weights,
+        ref_sample_weights,
+        level_weights,
+    )
+    return _evaluate(inputs, options, return_stats, impl)
+
+
+def pair_kl_hinge_loss_from_similarity(
+    logits: Tensor,
+    similarity: Tensor,
+    *,
+    margin: float = 2.0,
+    gradient: str = "both",
+    reduction: str = "mean",
+    similar_weight: float = 1.0,
+    dissimilar_weight: float = 1.0,
+    balance: str | None = None,
+    sample_weights: Tensor | None = None,
+    return_stats: bool = False,
+    impl: str = "auto",
+) -> Tensor | tuple[Tensor, PairStats]:
+    r"""As :func:`pair_kl_hinge_loss`, with the kind of every pair given one by one.
+
+    Args:
+        similarity: (N, N), on the device of ``logits``. int8 or floats, of which the sign counts:
+            positive, similar; 0, unknown: takes no part, nor in the number that "mean" divides by;
+            negative, dissimilar. Or bool: similar and dissimilar. The diagonal is ignored. Entry
+            (i, j) speaks of :math:`\mathrm{KL}(P_i \| P_j)`, so a matrix need not be symmetric;
+            an ordered pair without its counterpart counts as half a pair.
+
+    The matrix is read where it lies, a tile at a time; beyond it memory is O(N K). L2C's ``simi``
+    is this matrix flattened row by row, for all N^2 ordered pairs; its zeros, meant to be ignored,
+    pull pairs apart there, and are truly ignored here.
+    """
+    options = check_options(
+        margin, gradient, reduction, -100, similar_weight, dissimilar_weight, balance
+    )
+    inputs = check_inputs(logits, similarity=similarity, sample_weights=sample_weights)
+    return _evaluate(inputs, options, return_stats, impl)
+
+
+def _evaluate(
+    inputs: Inputs, options: Options, return_stats: bool, impl: str
+) -> Tensor | tuple[Tensor, PairStats]:
     check_choice("impl", impl, IMPLEMENTATIONS)
-    if impl == "reference" or (impl == "auto" and logits.device.type not in _FUSED_DEVICES):
-        return reference.evaluate(
-            logits, labels, margin, gradient, reduction, ignore_index, return_stats
-        )
-    loss, stats = _ops.pair_kl_hinge(logits, labels, margin, gradient, reduction, ignore_index)
-    return (loss, PairStats(*stats.unbind())) if return_stats else loss
+    # The kernels do not have every form yet.
+    fused = inputs.logits.device.type in _FUSED_DEVICES and _is_plain(inputs, options)
+    if impl == "reference" or (impl == "auto" and not fused):
+        return reference.evaluate(inputs, options, return_stats)
+    loss, stats = _ops.pair_kl_hinge(inputs, options)
+    return (loss, PairStats.of(stats, levels=inputs.has_levels)) if return_stats else loss
+
+
+def _is_plain(inputs: Inputs, options: Options) -> bool:
+    return (
+        all(x is None for x in inputs[2:])
+        and inputs.labels is not None
+        and inputs.labels.dim() == 1
+        and options[4:] == (1.0, 1.0, False)
+    )
 
 
 class PairKLHingeLoss(nn.Module):
@@ -133,35 +238,67 @@ class PairKLHingeLoss(nn.Module):
         gradient: str = "both",
         reduction: str = "mean",
         ignore_index: int = -100,
+        level_weights: Sequence[float] | None = None,
+        similar_weight: float = 1.0,
+        dissimilar_weight: float = 1.0,
+        balance: str | None = None,
         return_stats: bool = False,
         impl: str = "auto",
     ) -> None:
         super().__init__()
-        check_options(margin, gradient, reduction, ignore_index)
+        check_options(
+            margin, gradient, reduction, ignore_index, similar_weight, dissimilar_weight, balance
+        )
         check_choice("impl", impl, IMPLEMENTATIONS)
         self.margin = margin
         self.gradient = gradient
         self.reduction = reduction
         self.ignore_index = ignore_index
+        self.level_weights = None if level_weights is None else tuple(level_weights)
+        self.similar_weight = similar_weight
+        self.dissimilar_weight = dissimilar_weight
+        self.balance = balance
         self.return_stats = return_stats
         self.impl = impl
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor | tuple[Tensor, PairStats]:
-        """The loss of ``logits`` (N, K) with ``labels`` (N,)."""
-        result: Tensor | tuple[Tensor, PairStats] = pair_kl_hinge_loss(  # type: ignore[call-overload]
+    def forward(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        ref_logits: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+        *,
+        sample_weights: Tensor | None = None,
+        ref_sample_weights: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, PairStats]:
+        """The loss of ``logits`` (N, K) with ``labels`` (N,) or (N, G)."""
+        result: Tensor | tuple[Tensor, PairStats] = pair_kl_hinge_loss(  # type: ignore[call-overload, misc]
             logits,
             labels,
+            ref_logits,
+            ref_labels,
             margin=self.margin,
             gradient=self.gradient,
             reduction=self.reduction,
             ignore_index=self.ignore_index,
+            level_weights=self.level_weights,
+            similar_weight=self.similar_weight,
+            dissimilar_weight=self.dissimilar_weight,
+            balance=self.balance,
+            sample_weights=sample_weights,
+            ref_sample_weights=ref_sample_weights,
             return_stats=self.return_stats,
             impl=self.impl,
         )
         return result
 
     def extra_repr(self) -> str:
-        return (
+        options = [
             f"margin={self.margin}, gradient={self.gradient!r}, reduction={self.reduction!r}, "
-            f"ignore_index={self.ignore_index}, impl={self.impl!r}"
-        )
+            f"ignore_index={self.ignore_index}"
+        ]
+        usual = {"level_weights": None, "similar_weight": 1.0, "dissimilar_weight": 1.0}
+        for name, value in {**usual, "balance": None}.items():
+            if getattr(self, name) != value:
+                options.append(f"{name}={getattr(self, name)!r}")
+        return ", ".join([*options, f"impl={self.impl!r}"])

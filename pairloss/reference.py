@@ -1,4 +1,4 @@
-"""The loss in plain PyTorch, written from the definition: slow, O(N^2 K) memory, easy to check.
+"""The loss in plain PyTorch, written from the definition: slow, O(N M K) memory, easy to check.
 
 Nothing here shares algebra with the fused kernels. It is differentiable to any order, and it is
 what ``impl="reference"`` runs.
@@ -6,86 +6,205 @@ what ``impl="reference"`` runs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from pairloss._arguments import PairStats, check_arguments
+from pairloss._arguments import (
+    Inputs,
+    Options,
+    PairStats,
+    check_inputs,
+    check_options,
+)
 
-__all__ = ["pair_kl_hinge_loss"]
+__all__ = ["pair_kl_hinge_loss", "pair_kl_hinge_loss_from_similarity"]
 
 
 def pair_kl_hinge_loss(
     logits: Tensor,
     labels: Tensor,
+    ref_logits: Tensor | None = None,
+    ref_labels: Tensor | None = None,
     *,
     margin: float = 2.0,
     gradient: str = "both",
     reduction: str = "mean",
     ignore_index: int = -100,
+    level_weights: Sequence[float] | Tensor | None = None,
+    similar_weight: float = 1.0,
+    dissimilar_weight: float = 1.0,
+    balance: str | None = None,
+    sample_weights: Tensor | None = None,
+    ref_sample_weights: Tensor | None = None,
     return_stats: bool = False,
 ) -> Tensor | tuple[Tensor, PairStats]:
     """As :func:`pairloss.pair_kl_hinge_loss`, from Eqs. 2-4 of the paper."""
-    labels = check_arguments(logits, labels, margin, gradient, reduction, ignore_index)
-    return evaluate(logits, labels, margin, gradient, reduction, ignore_index, return_stats)
+    options = check_options(
+        margin, gradient, reduction, ignore_index, similar_weight, dissimilar_weight, balance
+    )
+    inputs = check_inputs(
+        logits,
+        labels,
+        ref_logits,
+        ref_labels,
+        sample_weights,
+        ref_sample_weights,
+        level_weights,
+    )
+    return evaluate(inputs, options, return_stats)
+
+
+def pair_kl_hinge_loss_from_similarity(
+    logits: Tensor,
+    similarity: Tensor,
+    *,
+    margin: float = 2.0,
+    gradient: str = "both",
+    reduction: str = "mean",
+    similar_weight: float = 1.0,
+    dissimilar_weight: float = 1.0,
+    balance: str | None = None,
+    sample_weights: Tensor | None = None,
+    return_stats: bool = False,
+) -> Tensor | tuple[Tensor, PairStats]:
+    """As :func:`pairloss.pair_kl_hinge_loss_from_similarity`."""
+    options = check_options(
+        margin, gradient, reduction, -100, similar_weight, dissimilar_weight, balance
+    )
+    inputs = check_inputs(logits, similarity=similarity, sample_weights=sample_weights)
+    return evaluate(inputs, options, return_stats)
 
 
 def evaluate(
-    logits: Tensor,
-    labels: Tensor,
-    margin: float,
-    gradient: str,
-    reduction: str,
-    ignore_index: int,
-    return_stats: bool,
+    inputs: Inputs, options: Options, return_stats: bool
 ) -> Tensor | tuple[Tensor, PairStats]:
     """The loss of arguments that have been checked."""
-    z = logits.to(torch.float64 if logits.dtype == torch.float64 else torch.float32)
-    valid = labels != ignore_index
-    # Rows that take no part, one without partners included, must not reach the result, not even as
-    # 0 * NaN in the backward.
-    z = torch.where((valid & (valid.sum() > 1))[:, None], z, 0.0)
+    z = _accumulated(inputs.logits)
+    # Which ordered pairs take part: (G, N, M), M = N without a reference set.
+    similar, dissimilar = _relations(inputs, options.ignore_index)
+    valid = similar | dissimilar
+    ref_logits = inputs.ref_logits
+    within = ref_logits is None
+    # Rows that take no part must not reach the result, not even as 0 * NaN in the backward.
+    in_rows = valid.any(2).any(0)
+    if ref_logits is None:
+        z = torch.where((in_rows | valid.any(1).any(0))[:, None], z, 0.0)
+        others = z
+    else:
+        z = torch.where(in_rows[:, None], z, 0.0)
+        others = torch.where(valid.any(1).any(0)[:, None], _accumulated(ref_logits), 0.0)
 
-    pair = valid[:, None] & valid[None, :]
-    pair = pair & ~torch.eye(len(z), dtype=torch.bool, device=z.device)
-    similar = pair & (labels[:, None] == labels[None, :])
-    dissimilar = pair & ~similar
-    divergence = _pairwise_kl(z, similar, second_only=gradient == "second")
+    second_only = options.gradient == "second"
+    linear = similar.any(0)
+    divergences = [_pairwise_kl(z, others, linear, second_only)]
+    if not within:
+        divergences.append(_pairwise_kl(others, z, linear.T, second_only).T)
+    weights = _pair_weights(inputs, z, others)
 
-    zero = divergence.new_zeros(())
-    # Eq. 3. ``margin - KL > 0`` is strict, as in the paper's max{}; the comparison is written so
-    # that NaN stays NaN instead of becoming an inactive pair.
-    hinge = margin - divergence
-    inactive = hinge <= 0
-    similar_terms = torch.where(similar, divergence, zero)
-    dissimilar_terms = torch.where(dissimilar & ~inactive, hinge, zero)
+    zero = z.new_zeros(())
+    similar_terms = zero.expand(valid.shape)
+    dissimilar_terms = zero.expand(valid.shape)
+    active = dissimilar.new_zeros(valid.shape, dtype=torch.int64)
+    for divergence in divergences:
+        # Eq. 3. ``margin - KL > 0`` is strict, as in the paper's max{}; the comparison is written
+        # so that NaN stays NaN instead of becoming an inactive pair.
+        hinge = options.margin - divergence
+        is_active = dissimilar & ~(hinge <= 0)
+        similar_terms = similar_terms + torch.where(similar, divergence * weights, zero)
+        dissimilar_terms = dissimilar_terms + torch.where(is_active, hinge * weights, zero)
+        active = active + is_active
 
-    # Eq. 2 for each row: loss(P, Q) + loss(Q, P), summed over the row's partners.
-    ordered = similar_terms + dissimilar_terms
-    rows = ordered.sum(1) + ordered.sum(0)
-    # Each unordered pair stands in two rows. The connected zero keeps empty batches differentiable.
-    pairs = torch.triu(pair, 1).sum()
-    scale = 1.0 / pairs.clamp(min=1).to(z.dtype) if reduction == "mean" else zero + 1.0
-    connected = z.sum() * 0.0 if z.numel() == 0 else zero
-    loss = rows if reduction == "none" else ordered.sum() * scale + connected
+    # Every unordered pair of the batch stands twice in its matrices, once for each direction;
+    # those with a reference set stand once, and have both directions added up.
+    twice = 2 if within else 1
+    similar_pairs = similar.sum((1, 2)).double() / twice
+    dissimilar_pairs = dissimilar.sum((1, 2)).double() / twice
+    similar_scale, dissimilar_scale = (
+        scale.to(z.dtype)[:, None, None]
+        for scale in _scales(inputs, options, similar_pairs, dissimilar_pairs)
+    )
+    similar_terms = similar_terms * similar_scale
+    dissimilar_terms = dissimilar_terms * dissimilar_scale
+    terms = (similar_terms + dissimilar_terms).sum(0)
+    # The connected zero keeps empty batches differentiable.
+    connected = (z.sum() + others.sum()) * 0.0 if terms.numel() == 0 else zero
+    if options.reduction == "none":
+        # Eq. 2 for each row: loss(P, Q) + loss(Q, P), summed over the row's partners.
+        loss = (terms.sum(1) + terms.sum(0) if within else terms.sum(1)) + connected
+    else:
+        loss = terms.sum() + connected
     if not return_stats:
         return loss
 
     with torch.no_grad():
-        active = (dissimilar & ~inactive).sum()
-        stats = PairStats(
-            similar_pairs=similar.sum().double() / 2,
-            dissimilar_pairs=dissimilar.sum().double() / 2,
-            active_fraction=active.double() / dissimilar.sum().clamp(min=1),
-            similar_loss=(similar_terms.sum() * scale).double(),
-            dissimilar_loss=(dissimilar_terms.sum() * scale).double(),
+        directions = 2 * dissimilar_pairs
+        per_level = torch.stack(
+            [
+                similar_pairs,
+                dissimilar_pairs,
+                active.sum((1, 2)) / directions.clamp(min=1),
+                similar_terms.sum((1, 2)).double(),
+                dissimilar_terms.sum((1, 2)).double(),
+            ]
         )
-    return loss, stats
+    return loss, PairStats.of(per_level, levels=inputs.has_levels)
 
 
-def _pairwise_kl(z: Tensor, similar: Tensor, second_only: bool) -> Tensor:
-    """KL(P_i || P_j) of all ordered pairs, (N, N), in nats (Eq. 4), with 0 log 0 = 0."""
+def _accumulated(logits: Tensor) -> Tensor:
+    return logits.to(torch.float64 if logits.dtype == torch.float64 else torch.float32)
+
+
+def _relations(inputs: Inputs, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """Which ordered pairs (i, j) are similar, and which dissimilar: bool, (G, N, M)."""
+    if inputs.similarity is not None:
+        similar, dissimilar = inputs.similarity[None] > 0, inputs.similarity[None] < 0
+    else:
+        rows = inputs.level_labels
+        columns = rows if inputs.ref_labels is None else inputs.level_ref_labels
+        equal = rows.T[:, :, None] == columns.T[:, None, :]
+        valid = (rows != ignore_index).T[:, :, None] & (columns != ignore_index).T[:, None, :]
+        similar, dissimilar = valid & equal, valid & ~equal
+    if inputs.ref_logits is None:
+        itself = torch.eye(similar.shape[1], dtype=torch.bool, device=similar.device)
+        similar, dissimilar = similar & ~itself, dissimilar & ~itself
+    return similar, dissimilar
+
+
+def _pair_weights(inputs: Inputs, z: Tensor, others: Tensor) -> Tensor:
+    """w_i w_j of every pair, from the weights of the samples."""
+    ones = z.new_ones(())
+    of_rows = ones.expand(len(z)) if inputs.sample_weights is None else inputs.sample_weights
+    if inputs.ref_logits is None:
+        of_columns = of_rows
+    elif inputs.ref_sample_weights is None:
+        of_columns = ones.expand(len(others))
+    else:
+        of_columns = inputs.ref_sample_weights
+    return of_rows.to(z.dtype)[:, None] * of_columns.to(z.dtype)[None, :]
+
+
+def _scales(
+    inputs: Inputs, options: Options, similar_pairs: Tensor, dissimilar_pairs: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What the terms of similar and of dissimilar pairs are multiplied by: (G,) each."""
+    pairs = similar_pairs + dissimilar_pairs
+    scale = 1.0 / pairs.clamp(min=0.5) if options.reduction == "mean" else torch.ones_like(pairs)
+    if inputs.level_weights is not None:
+        scale = scale * inputs.level_weights.to(scale)
+    similar_scale = scale * options.similar_weight
+    dissimilar_scale = scale * options.dissimilar_weight
+    if options.balance:  # each kind weighs as much as half of all pairs
+        similar_scale = similar_scale * pairs / (2 * similar_pairs.clamp(min=0.5))
+        dissimilar_scale = dissimilar_scale * pairs / (2 * dissimilar_pairs.clamp(min=0.5))
+    return similar_scale, dissimilar_scale
+
+
+def _pairwise_kl(z: Tensor, others: Tensor, similar: Tensor, second_only: bool) -> Tensor:
+    """KL(P_i || Q_j) of all ordered pairs, (N, M), in nats (Eq. 4), with 0 log 0 = 0."""
     log_p = torch.log_softmax(z, dim=1)
-    log_q = log_p
+    log_q = log_p if others is z else torch.log_softmax(others, dim=1)
     if second_only:  # Hsu & Kira: the first argument of KL is a constant
         log_p = log_p.detach()
     p = log_p.exp()

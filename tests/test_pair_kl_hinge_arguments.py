@@ -13,7 +13,8 @@ import torch
 
 import pairloss
 from pairloss import PairKLHingeLoss, pair_kl_hinge_loss
-from tests import cases, truth
+from pairloss.reference import pair_kl_hinge_loss as reference_loss
+from tests import cases, operator, truth
 from tests.tolerances import assert_close
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -167,6 +168,7 @@ def test_read_only_memory(impl: str, tmp_path: Path) -> None:
 # ---- What is refused ---------------------------------------------------------------------------
 
 Z, Y = torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64)
+SIMILARITY = torch.ones(4, 4, dtype=torch.int8)
 BAD = {
     "logits: a list": (TypeError, ([[1.0]], Y), {}, "logits: expected a Tensor, got list"),
     "logits: an array": (TypeError, (Z.numpy(), Y), {}, "logits: expected a Tensor, got ndarray"),
@@ -185,7 +187,8 @@ BAD = {
     "logits: 0-d": (ValueError, (Z[0, 0], Y), {}, r"logits: expected .*, got \(\)"),
     "no columns": (ValueError, (Z[:, :0], Y), {}, r"logits: expected at least one.*got \(4, 0\)"),
     "labels: short": (ValueError, (Z, Y[:3]), {}, r"labels: expected shape \(4,\).*got \(3,\)"),
-    "labels: 2-d": (ValueError, (Z, Y[:, None]), {}, r"labels: expected .*, got \(4, 1\)"),
+    "labels: 3-d": (ValueError, (Z, Y[:, None, None]), {}, r"labels: .*, got \(4, 1, 1\)"),
+    "labels: no level": (ValueError, (Z, Y[:, None][:, :0]), {}, "labels: expected at least one"),
     "labels: 0-d": (ValueError, (Z[:1], Y[0]), {}, r"labels: expected shape \(1,\).*got \(\)"),
     "labels: device": (
         ValueError,
@@ -193,6 +196,73 @@ BAD = {
         {},
         "labels: expected the device of logits, cpu, got meta",
     ),
+    "ref_logits: alone": (ValueError, (Z, Y, Z), {}, "ref_labels: .* beside ref_logits, got None"),
+    "ref_labels: alone": (ValueError, (Z, Y, None, Y), {}, "ref_logits: .* beside ref_labels"),
+    "ref_logits: columns": (
+        ValueError,
+        (Z, Y, Z[:, :2], Y),
+        {},
+        r"ref_logits: expected shape \(M, 3\) .* got \(4, 2\)",
+    ),
+    "ref_logits: dtype": (TypeError, (Z, Y, Z.double(), Y), {}, "ref_logits: expected the dtype"),
+    "ref_logits: device": (
+        ValueError,
+        (Z, Y, Z.to("meta"), Y),
+        {},
+        "ref_logits: expected the device of logits, cpu, got meta",
+    ),
+    "ref_labels: short": (ValueError, (Z, Y, Z, Y[:3]), {}, r"ref_labels: .* \(4,\).*got \(3,\)"),
+    "ref_labels: levels": (ValueError, (Z, Y, Z, Y[:, None]), {}, "ref_labels: .* as many levels"),
+    "sample_weights: a list": (
+        TypeError,
+        (Z, Y),
+        {"sample_weights": [1.0] * 4},
+        "sample_weights: expected a Tensor, got list",
+    ),
+    "sample_weights: int64": (
+        TypeError,
+        (Z, Y),
+        {"sample_weights": Y},
+        "sample_weights: expected a float dtype, got int64",
+    ),
+    "sample_weights: short": (
+        ValueError,
+        (Z, Y),
+        {"sample_weights": Z[:2, 0]},
+        r"sample_weights: expected shape \(4,\), got \(2,\)",
+    ),
+    "sample_weights: gradient": (
+        ValueError,
+        (Z, Y),
+        {"sample_weights": torch.ones(4, requires_grad=True)},
+        "sample_weights: expected no gradient",
+    ),
+    "ref_sample_weights: alone": (
+        ValueError,
+        (Z, Y),
+        {"ref_sample_weights": Z[:, 0]},
+        "ref_sample_weights: expected None without ref_logits",
+    ),
+    "level_weights: too many": (
+        ValueError,
+        (Z, Y),
+        {"level_weights": [0.5, 0.5]},
+        "level_weights: expected one for each of 1 levels, got 2 values",
+    ),
+    "level_weights: negative": (
+        ValueError,
+        (Z, Y),
+        {"level_weights": [-1.0]},
+        "level_weights: expected a finite value >= 0, got -1.0",
+    ),
+    "similar_weight": (ValueError, (Z, Y), {"similar_weight": -1.0}, "similar_weight: .* -1.0"),
+    "dissimilar_weight": (
+        TypeError,
+        (Z, Y),
+        {"dissimilar_weight": None},
+        "dissimilar_weight: expected a float, got NoneType",
+    ),
+    "balance": (ValueError, (Z, Y), {"balance": "classes"}, 'balance: .* "pairs", got .classes'),
     "margin: negative": (ValueError, (Z, Y), {"margin": -0.5}, "margin: expected .*, got -0.5"),
     "margin: NaN": (ValueError, (Z, Y), {"margin": float("nan")}, "margin: expected .*, got nan"),
     "margin: inf": (ValueError, (Z, Y), {"margin": float("inf")}, "margin: expected .*, got inf"),
@@ -243,10 +313,13 @@ def test_bad_argument_of_the_public_reference(case: str) -> None:
     error, positional, keywords, message = BAD[case]
     if "impl" not in keywords:
         with pytest.raises(error, match=message):
-            pairloss.reference.pair_kl_hinge_loss(*positional, **keywords)
+            reference_loss(*positional, **keywords)
 
 
-@pytest.mark.parametrize("case", [case for case in BAD if BAD[case][2]])
+OF_THE_MODULE = inspect.signature(PairKLHingeLoss).parameters.keys() - {"level_weights"}
+
+
+@pytest.mark.parametrize("case", [case for case in BAD if BAD[case][2].keys() & OF_THE_MODULE])
 def test_bad_option_of_the_module(case: str) -> None:
     """At once, not at the first batch."""
     error, _, keywords, message = BAD[case]
@@ -273,16 +346,6 @@ def test_device_without_kernels() -> None:
 
 # ---- The operator, called past the checks of Python ----------------------------------------
 
-OP = {
-    "logits": Z,
-    "labels": Y,
-    "margin": 2.0,
-    "gradient": 0,
-    "reduction": 1,
-    "ignore_index": -100,
-    "with_grad": True,
-}
-
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
@@ -293,7 +356,22 @@ OP = {
         ({"logits": Z.long()}, "logits"),
         ({"logits": Z[:3]}, "labels"),
         ({"labels": Y.int()}, "labels: expected int64"),
-        ({"labels": Y[:, None]}, "labels"),
+        ({"labels": Y[:, None, None]}, "labels"),
+        ({"labels": Y[:, None][:, :0]}, "labels"),
+        ({"labels": None}, "expected either labels or similarity"),
+        ({"similarity": SIMILARITY}, "expected either labels or similarity"),
+        ({"labels": None, "similarity": SIMILARITY.long()}, "similarity: expected int8"),
+        ({"labels": None, "similarity": SIMILARITY[:3]}, "similarity: expected shape"),
+        ({"ref_logits": Z}, "expected ref_logits and ref_labels"),
+        ({"ref_logits": Z[:, :2], "ref_labels": Y}, "ref_logits: expected shape"),
+        ({"ref_logits": Z.double(), "ref_labels": Y}, "ref_logits: expected shape"),
+        ({"ref_logits": Z, "ref_labels": Y[:2]}, "ref_labels: expected shape"),
+        ({"ref_logits": Z, "ref_labels": Y[:, None].expand(4, 2)}, "ref_labels: expected 1"),
+        ({"sample_weights": Z[:, 0].double()}, "sample_weights"),
+        ({"sample_weights": Z[:2, 0]}, "sample_weights"),
+        ({"ref_sample_weights": Z[:, 0]}, "ref_sample_weights"),
+        ({"level_weights": torch.ones(2, dtype=torch.float64)}, "level_weights"),
+        ({"level_weights": torch.ones(1)}, "level_weights"),
         ({"margin": -1.0}, "margin"),
         ({"margin": float("nan")}, "margin"),
         ({"gradient": 2}, "gradient"),
@@ -303,28 +381,27 @@ OP = {
     ],
 )
 def test_operator_refuses(wrong: dict[str, object], message: str, device: torch.device) -> None:
-    def to_device(x: object) -> object:
-        return x.to(device) if isinstance(x, torch.Tensor) else x
+    def to_device(name: str, x: object) -> object:
+        return x.to(device) if isinstance(x, torch.Tensor) and name != "level_weights" else x
 
-    arguments = {name: to_device(value) for name, value in {**OP, **wrong}.items()}
+    given = {"logits": Z, "labels": Y, **wrong}
+    arguments = operator.arguments(**{name: to_device(name, x) for name, x in given.items()})
     with pytest.raises(RuntimeError, match=f"pairloss::pair_kl_hinge: {message}"):
-        torch.ops.pairloss.pair_kl_hinge(**arguments)
+        torch.ops.pairloss.pair_kl_hinge(*arguments)
     if "reduction" in wrong:
         return
-    backward = {name: arguments[name] for name in list(OP)[:4]}
     rows = torch.zeros(4, device=device)
-    with pytest.raises(RuntimeError, match=f"pairloss::pair_kl_hinge_backward: {message}"):
-        torch.ops.pairloss.pair_kl_hinge_backward(rows, **backward, ignore_index=-100)
+    with pytest.raises(RuntimeError, match=f"pairloss::pair_kl_hinge: {message}"):
+        torch.ops.pairloss.pair_kl_hinge_backward(rows, *arguments)
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (4, 1), (4, 3)])
 def test_backward_operator_refuses_the_upstream(
     shape: tuple[int, ...], device: torch.device
 ) -> None:
+    arguments = operator.arguments(Z.to(device), Y.to(device))
     with pytest.raises(RuntimeError, match="grad_output: expected shape"):
-        torch.ops.pairloss.pair_kl_hinge_backward(
-            torch.zeros(shape, device=device), Z.to(device), Y.to(device), 2.0, 0, -100
-        )
+        torch.ops.pairloss.pair_kl_hinge_backward(torch.zeros(shape, device=device), *arguments)
 
 
 # ---- The module, and the rest of the surface -----------------------------------------------
@@ -374,11 +451,11 @@ def test_function_module_and_reference_have_the_same_options() -> None:
         parameters = inspect.signature(function).parameters
         return {name: parameter.default for name, parameter in parameters.items()}
 
-    function = options(pair_kl_hinge_loss)
-    del function["logits"], function["labels"]
-    assert options(PairKLHingeLoss) == function
-    reference = options(pairloss.reference.pair_kl_hinge_loss)
-    del reference["logits"], reference["labels"], function["impl"]
+    function, reference = options(pair_kl_hinge_loss), options(reference_loss)
+    module, batch = options(PairKLHingeLoss), options(PairKLHingeLoss.forward)
+    del batch["self"]
+    assert {**module, **batch} == function
+    del function["impl"]
     assert reference == function
 
 

@@ -13,14 +13,13 @@ from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
 from pairloss import PairKLHingeLoss, pair_kl_hinge_loss
-from tests import cases, truth
+from tests import cases, operator, truth
 from tests.cases import Case
+from tests.operator import GRADIENTS, REDUCTIONS
 from tests.tolerances import assert_close
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
-GRADIENTS = {"both": 0, "second": 1}
 BATCH = Case(17, 10, ignored="some")
 DOUBLE = Case(11, 4, "two", dtype=torch.float64)
 SECOND_DERIVATIVE = 'impl="reference"'
@@ -45,9 +44,14 @@ def test_opcheck(
 ) -> None:
     logits, labels = cases.make(BATCH._replace(dtype=dtype)).to(device)
     logits.requires_grad_(requires_grad)
-    options = (2.0, GRADIENTS[gradient], REDUCTIONS[reduction], -100, requires_grad)
-    operator = torch.ops.pairloss.pair_kl_hinge.default
-    torch.library.opcheck(operator, (logits, labels, *options))
+    arguments = operator.arguments(
+        logits,
+        labels,
+        gradient=GRADIENTS[gradient],
+        reduction=REDUCTIONS[reduction],
+        with_grad=requires_grad,
+    )
+    torch.library.opcheck(torch.ops.pairloss.pair_kl_hinge.default, arguments)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -56,15 +60,15 @@ def test_opcheck_of_the_backward(gradient: str, dtype: torch.dtype, device: torc
     """Without gradients of its own: it refuses them, see the second derivatives below."""
     logits, labels = cases.make(BATCH._replace(dtype=dtype)).to(device)
     upstream = torch.randn(17, device=device)
-    arguments = (upstream, logits.detach(), labels, 2.0, GRADIENTS[gradient], -100)
-    torch.library.opcheck(torch.ops.pairloss.pair_kl_hinge_backward.default, arguments)
+    arguments = operator.arguments(logits.detach(), labels, gradient=GRADIENTS[gradient])
+    torch.library.opcheck(torch.ops.pairloss.pair_kl_hinge_backward.default, (upstream, *arguments))
 
 
 @pytest.mark.parametrize("layout", ["transposed", "strided"])
 def test_opcheck_of_other_layouts(layout: str, device: torch.device) -> None:
     logits, labels = cases.make(BATCH._replace(layout=layout)).to(device)
     for reduction in REDUCTIONS.values():
-        arguments = (logits, labels, 2.0, 0, reduction, -100, True)
+        arguments = operator.arguments(logits, labels, reduction=reduction)
         torch.library.opcheck(torch.ops.pairloss.pair_kl_hinge.default, arguments)
 
 

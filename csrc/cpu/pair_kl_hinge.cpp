@@ -14,8 +14,6 @@
 
 namespace {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 using namespace pairloss;
 
 cpu::Workers workers_for(int64_t rows, int64_t k) {
@@ -51,33 +49,32 @@ void set(Tensor& x, int64_t index, T value) {
   }
 }
 
-std::tuple<Tensor, Tensor, Tensor> pair_kl_hinge(const Tensor& logits, const Tensor& labels,
-                                                 double margin, int64_t gradient, int64_t reduction,
-                                                 int64_t ignore_index, bool with_grad) {
-  check_arguments("pair_kl_hinge", logits, labels, margin, gradient, reduction);
-  const Tensor z = torch::stable::contiguous(logits), y = torch::stable::contiguous(labels);
+bool is_plain(const Arguments& a) {
+  return a.labels && a.levels() == 1 && !a.ref_logits && !a.sample_weights && !a.level_weights &&
+         a.similar_weight == 1.0 && a.dissimilar_weight == 1.0 && !a.balance;
+}
+
+Results evaluate(const Arguments& a) {
+  PAIRLOSS_CHECK(is_plain(a), "not yet in the fused kernels");
+  const Tensor& z = a.logits;
   const int64_t n = z.size(0), k = z.size(1);
   const ScalarType dtype = accumulation_type(z);
-  const bool per_row = reduction == int64_t(Reduction::none);
-  const bool saves_grad = with_grad && !per_row;
+  const bool per_row = a.per_row();
+  const bool saves_grad = a.with_grad && !per_row;
 
-  Tensor stats = torch::stable::new_empty(z, {kStats}, ScalarType::Double);
+  Tensor stats = torch::stable::new_empty(z, {kStats, 1}, ScalarType::Double);
   Tensor loss = per_row ? torch::stable::new_empty(z, {n}, dtype)
                         : torch::stable::new_empty(z, std::initializer_list<int64_t>{}, dtype);
   Tensor grad = saves_grad ? torch::stable::new_empty(z, {n, k}, dtype)
                            : torch::stable::new_empty(z, {0}, dtype);
+  Tensor ref_grad = torch::stable::new_empty(z, {0}, dtype);
 
-  const cpu::Classes classes =
-      cpu::sort_by_class(static_cast<const int64_t*>(y.const_data_ptr()), n, ignore_index);
+  const cpu::Classes classes = cpu::sort_by_class(
+      static_cast<const int64_t*>(a.labels->const_data_ptr()), n, a.ignore_index);
   const double pairs = static_cast<double>(classes.pairs());
-  const double scale = reduction == int64_t(Reduction::mean) && pairs > 0 ? 1.0 / pairs : 1.0;
-  const cpu::Problem problem{z.const_data_ptr(),
-                             element_of(z),
-                             n,
-                             k,
-                             margin,
-                             gradient == int64_t(Gradient::second),
-                             &classes};
+  const double scale = a.reduction == int64_t(Reduction::mean) && pairs > 0 ? 1.0 / pairs : 1.0;
+  const cpu::Problem problem{z.const_data_ptr(), element_of(z),   n,       k,
+                             a.margin,           a.second_only(), &classes};
   const cpu::Kernels& kernels = cpu::kernels_for(cpu::capability());
   const cpu::Workers workers = workers_for(classes.rows(), k);
 
@@ -97,35 +94,25 @@ std::tuple<Tensor, Tensor, Tensor> pair_kl_hinge(const Tensor& logits, const Ten
   const double values[] = {similar_pairs, dissimilar_pairs, active, scale * sums.similar,
                            scale * sums.dissimilar};
   for (int64_t i = 0; i < kStats; ++i) set(stats, i, values[i]);
-  return {loss, stats, grad};
+  return {loss, stats, grad, ref_grad};
 }
 
-Tensor pair_kl_hinge_backward(const Tensor& grad_output, const Tensor& logits, const Tensor& labels,
-                              double margin, int64_t gradient, int64_t ignore_index) {
-  check_arguments("pair_kl_hinge_backward", logits, labels, margin, gradient,
-                  int64_t(Reduction::none));
-  STD_TORCH_CHECK(grad_output.dim() == 1 && grad_output.size(0) == logits.size(0),
-                  "pairloss::pair_kl_hinge_backward: grad_output: expected shape (", logits.size(0),
-                  ",)");
-  const Tensor z = torch::stable::contiguous(logits), y = torch::stable::contiguous(labels);
+Gradients differentiate(const Arguments& a, const Tensor& upstream) {
+  PAIRLOSS_CHECK(is_plain(a), "not yet in the fused kernels");
+  const Tensor& z = a.logits;
   const int64_t n = z.size(0), k = z.size(1);
   const ScalarType dtype = accumulation_type(z);
-  const Tensor u = torch::stable::contiguous(torch::stable::to(grad_output, dtype));
   Tensor grad = torch::stable::new_empty(z, {n, k}, dtype);
 
-  const cpu::Classes classes =
-      cpu::sort_by_class(static_cast<const int64_t*>(y.const_data_ptr()), n, ignore_index);
-  const cpu::Problem problem{z.const_data_ptr(),
-                             element_of(z),
-                             n,
-                             k,
-                             margin,
-                             gradient == int64_t(Gradient::second),
-                             &classes};
+  const cpu::Classes classes = cpu::sort_by_class(
+      static_cast<const int64_t*>(a.labels->const_data_ptr()), n, a.ignore_index);
+  const cpu::Problem problem{z.const_data_ptr(), element_of(z),   n,       k,
+                             a.margin,           a.second_only(), &classes};
   cpu::kernels_for(cpu::capability())
-      .gradient(problem, workers_for(classes.rows(), k), 1.0, u.const_data_ptr(),
+      .gradient(problem, workers_for(classes.rows(), k), 1.0, upstream.const_data_ptr(),
                 grad.mutable_data_ptr());
-  return torch::stable::to(grad, z.scalar_type());
+  return {torch::stable::to(grad, z.scalar_type()),
+          torch::stable::new_empty(z, {0}, z.scalar_type())};
 }
 
 int64_t cpu_capability() { return static_cast<int64_t>(cpu::capability()); }
@@ -133,8 +120,8 @@ int64_t cpu_capability() { return static_cast<int64_t>(cpu::capability()); }
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(pairloss, CPU, m) {
-  m.impl("pair_kl_hinge", TORCH_BOX(&pair_kl_hinge));
-  m.impl("pair_kl_hinge_backward", TORCH_BOX(&pair_kl_hinge_backward));
+  m.impl("pair_kl_hinge", TORCH_BOX(&pair_kl_hinge<&evaluate>));
+  m.impl("pair_kl_hinge_backward", TORCH_BOX(&pair_kl_hinge_backward<&differentiate>));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(pairloss, CompositeExplicitAutograd, m) {

@@ -70,77 +70,71 @@ void enqueue(const Arguments<scalar_t, out_t>& arguments, const Tensor& logits) 
                     current_stream(logits.get_device_index()));
 }
 
-// (loss, stats, grad), as schema.cpp describes them.
-std::tuple<Tensor, Tensor, Tensor> pair_kl_hinge(const Tensor& logits, const Tensor& labels,
-                                                 double margin, int64_t gradient, int64_t reduction,
-                                                 int64_t ignore_index, bool with_grad) {
-  check_arguments("pair_kl_hinge", logits, labels, margin, gradient, reduction);
+bool is_plain(const pairloss::Arguments& a) {
+  return a.labels && a.levels() == 1 && !a.ref_logits && !a.sample_weights && !a.level_weights &&
+         a.similar_weight == 1.0 && a.dissimilar_weight == 1.0 && !a.balance;
+}
+
+Results evaluate(const pairloss::Arguments& a) {
+  PAIRLOSS_CHECK(is_plain(a), "not yet in the fused kernels");
+  const Tensor& logits = a.logits;
   const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
 
-  const int64_t rows = logits.size(0), classes = logits.size(1);
-  const bool per_row = static_cast<Reduction>(reduction) == Reduction::none;
-  const bool wants_grad = with_grad && !per_row;
+  const int64_t rows = a.rows(), classes = a.columns();
+  const bool per_row = a.per_row();
+  const bool wants_grad = a.with_grad && !per_row;
   const ScalarType acc_type = accumulation_type(logits);
   Tensor loss = per_row ? torch::stable::new_empty(logits, {rows}, acc_type)
                         : torch::stable::new_empty(logits, {}, acc_type);
-  Tensor stats = torch::stable::new_empty(logits, {kStats}, ScalarType::Double);
+  Tensor stats = torch::stable::new_empty(logits, {kStats, 1}, ScalarType::Double);
   Tensor grad = wants_grad ? torch::stable::new_empty(logits, {rows, classes}, acc_type)
                            : torch::stable::new_empty(logits, {0}, acc_type);
+  Tensor ref_grad = torch::stable::new_empty(logits, {0}, acc_type);
   if (rows == 0) {
     torch::stable::zero_(loss);
     torch::stable::zero_(stats);
-    return {loss, stats, grad};
+    return {loss, stats, grad, ref_grad};
   }
 
-  const Tensor dense = torch::stable::contiguous(logits), ids = torch::stable::contiguous(labels);
-  dispatch(dense, [&](auto element) {
+  dispatch(logits, [&](auto element) {
     using scalar_t = decltype(element);
     using acc_t = accumulator_t<scalar_t>;
-    auto arguments = make_arguments<scalar_t, acc_t>(
-        dense, ids, margin, gradient, static_cast<Reduction>(reduction), ignore_index);
+    auto arguments =
+        make_arguments<scalar_t, acc_t>(logits, *a.labels, a.margin, a.gradient,
+                                        static_cast<Reduction>(a.reduction), a.ignore_index);
     arguments.loss = loss.mutable_data_ptr<acc_t>();
     arguments.stats = stats.mutable_data_ptr<double>();
     if (wants_grad) arguments.grad = grad.mutable_data_ptr<acc_t>();
-    enqueue(arguments, dense);
+    enqueue(arguments, logits);
   });
-  return {loss, stats, grad};
+  return {loss, stats, grad, ref_grad};
 }
 
-// The gradient of reduction none for the upstream gradient grad_output (N,), in the dtype of
-// logits.
-Tensor pair_kl_hinge_backward(const Tensor& grad_output, const Tensor& logits, const Tensor& labels,
-                              double margin, int64_t gradient, int64_t ignore_index) {
-  check_arguments("pair_kl_hinge_backward", logits, labels, margin, gradient,
-                  static_cast<int64_t>(Reduction::none));
-  const int64_t rows = logits.size(0), classes = logits.size(1);
-  STD_TORCH_CHECK(grad_output.device() == logits.device() && grad_output.dim() == 1 &&
-                      grad_output.size(0) == rows,
-                  "pairloss::pair_kl_hinge_backward: grad_output: expected shape (", rows,
-                  ",) on the device of logits");
+// The gradient of reduction none for the upstream gradient (N,), in the dtype of logits.
+Gradients differentiate(const pairloss::Arguments& a, const Tensor& upstream) {
+  PAIRLOSS_CHECK(is_plain(a), "not yet in the fused kernels");
+  const Tensor& logits = a.logits;
   const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
 
-  Tensor grad = torch::stable::new_empty(logits, {rows, classes});
-  if (rows == 0) return grad;
+  Tensor grad = torch::stable::new_empty(logits, {a.rows(), a.columns()});
+  Tensor ref_grad = torch::stable::new_empty(logits, {0});
+  if (a.rows() == 0) return {grad, ref_grad};
 
-  const Tensor dense = torch::stable::contiguous(logits), ids = torch::stable::contiguous(labels);
-  // loss.sum() sends an expanded scalar, of stride 0.
-  const Tensor upstream =
-      torch::stable::contiguous(torch::stable::to(grad_output, accumulation_type(logits)));
-  dispatch(dense, [&](auto element) {
+  dispatch(logits, [&](auto element) {
     using scalar_t = decltype(element);
-    auto arguments = make_arguments<scalar_t, scalar_t>(dense, ids, margin, gradient,
-                                                        Reduction::none, ignore_index);
+    auto arguments = make_arguments<scalar_t, scalar_t>(logits, *a.labels, a.margin, a.gradient,
+                                                        Reduction::none, a.ignore_index);
     arguments.upstream = upstream.const_data_ptr<accumulator_t<scalar_t>>();
     arguments.grad = grad.mutable_data_ptr<scalar_t>();
-    enqueue(arguments, dense);
+    enqueue(arguments, logits);
   });
-  return grad;
+  return {grad, ref_grad};
 }
 
 }  // namespace
 }  // namespace pairloss::cuda
 
 STABLE_TORCH_LIBRARY_IMPL(pairloss, CUDA, m) {
-  m.impl("pair_kl_hinge", TORCH_BOX(&pairloss::cuda::pair_kl_hinge));
-  m.impl("pair_kl_hinge_backward", TORCH_BOX(&pairloss::cuda::pair_kl_hinge_backward));
+  m.impl("pair_kl_hinge", TORCH_BOX(&pairloss::pair_kl_hinge<&pairloss::cuda::evaluate>));
+  m.impl("pair_kl_hinge_backward", TORCH_BOX(&pairloss::pair_kl_hinge_backward<&pairloss::cuda::differentiate>));
 }

@@ -9,109 +9,140 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from pairloss import _library
-from pairloss._arguments import GRADIENTS, REDUCTIONS
+from pairloss._arguments import GRADIENTS, REDUCTIONS, Inputs, Options
 
 _NONE = REDUCTIONS["none"]
 
+# Where the operator's arguments stand (see csrc/schema.cpp): the tensors of Inputs come first.
+_TENSORS = len(Inputs._fields)
+_LOGITS, _REF_LOGITS = Inputs._fields.index("logits"), Inputs._fields.index("ref_logits")
+_REDUCTION = _TENSORS + 2
+_ARGUMENTS = _TENSORS + 9
 
-def pair_kl_hinge(
-    logits: Tensor, labels: Tensor, margin: float, gradient: str, reduction: str, ignore_index: int
-) -> tuple[Tensor, Tensor]:
-    """Loss and statistics (5,), differentiable in ``logits``. The arguments have been checked."""
+
+def pair_kl_hinge(inputs: Inputs, options: Options) -> tuple[Tensor, Tensor]:
+    """Loss and statistics (5, G), differentiable in the logits. The arguments have been checked."""
+    logits, ref_logits = inputs.logits, inputs.ref_logits
     _library.require(logits.device.type)
     # The loss is one number, so its gradient costs least beside it; but only if somebody wants it.
-    with_grad = logits.requires_grad and torch.is_grad_enabled()
-    options = (
-        float(margin),
-        GRADIENTS[gradient],
-        REDUCTIONS[reduction],
-        ignore_index,
+    enabled = torch.is_grad_enabled()
+    with_grad = enabled and logits.requires_grad
+    with_ref_grad = enabled and ref_logits is not None and ref_logits.requires_grad
+    arguments = (
+        *inputs,
+        options.margin,
+        GRADIENTS[options.gradient],
+        REDUCTIONS[options.reduction],
+        options.ignore_index,
+        options.similar_weight,
+        options.dissimilar_weight,
+        options.balance,
         with_grad,
+        with_ref_grad,
     )
     if torch.compiler.is_compiling():
-        call: Any = torch.ops.pairloss.pair_kl_hinge.default
-    elif with_grad or _is_transformed():
-        call = _Node.apply
-    else:
-        call = _below_autograd
-    loss, stats, _ = call(logits, labels, *options)
-    return loss, stats
+        return torch.ops.pairloss.pair_kl_hinge.default(*arguments)[:2]
+    # functorch and forward-mode AD must see the autograd formula.
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return _Node.apply(*arguments)[:2]
+    if not (with_grad or with_ref_grad):
+        return _below_autograd(*arguments)[:2]
+    stats: list[Tensor] = []
+    loss: Tensor = _EagerNode.apply(logits, ref_logits, arguments, stats)
+    return loss, stats[0]
 
 
-def _is_transformed() -> bool:
-    """Whether functorch or forward-mode AD looks on: they must see the autograd formula."""
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-
-
-def _below_autograd(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _below_autograd(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The operator without its autograd layer: Python called from the dispatcher, 40 us."""
     with torch._C._AutoDispatchBelowAutograd():
-        result: tuple[Tensor, Tensor, Tensor] = torch.ops.pairloss.pair_kl_hinge.default(*arguments)
+        result: tuple[Tensor, Tensor, Tensor, Tensor] = torch.ops.pairloss.pair_kl_hinge.default(
+            *arguments
+        )
         return result
 
 
-def _fake(
-    logits: Tensor,
-    labels: Tensor,
-    margin: float,
-    gradient: int,
-    reduction: int,
-    ignore_index: int,
-    with_grad: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+# ---- Shapes -------------------------------------------------------------------------------------
+
+
+def _fake(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    inputs = Inputs(*arguments[:_TENSORS])
+    logits, reduction = inputs.logits, arguments[_REDUCTION]
+    with_grad, with_ref_grad = arguments[-2:]
+    per_row = reduction == _NONE
     dtype = _accumulation_dtype(logits.dtype)
-    loss = logits.new_empty(logits.shape[:1] if reduction == _NONE else (), dtype=dtype)
-    stats = logits.new_empty((5,), dtype=torch.float64)
-    saved = with_grad and reduction != _NONE
-    return loss, stats, logits.new_empty(logits.shape if saved else (0,), dtype=dtype)
+    loss = logits.new_empty(logits.shape[:1] if per_row else (), dtype=dtype)
+    levels = inputs.labels.shape[1] if inputs.has_levels and inputs.labels is not None else 1
+    stats = logits.new_empty((5, levels), dtype=torch.float64)
+    return (
+        loss,
+        stats,
+        logits.new_empty(logits.shape if with_grad and not per_row else (0,), dtype=dtype),
+        logits.new_empty(
+            inputs.ref_logits.shape
+            if with_ref_grad and not per_row and inputs.ref_logits is not None
+            else (0,),
+            dtype=dtype,
+        ),
+    )
 
 
-def _fake_backward(
-    grad_output: Tensor,
-    logits: Tensor,
-    labels: Tensor,
-    margin: float,
-    gradient: int,
-    ignore_index: int,
-) -> Tensor:
-    return torch.empty_like(logits, memory_format=torch.contiguous_format)
+def _fake_backward(grad_output: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+    inputs = Inputs(*arguments[:_TENSORS])
+    logits = inputs.logits
+    with_grad, with_ref_grad = arguments[-2:]
+    return (
+        logits.new_empty(logits.shape if with_grad else (0,)),
+        logits.new_empty(
+            inputs.ref_logits.shape if with_ref_grad and inputs.ref_logits is not None else (0,)
+        ),
+    )
 
 
 def _accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _setup_context(
-    ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]
-) -> None:
-    logits, labels, margin, gradient, reduction, ignore_index, with_grad = inputs
-    _, stats, grad = output
-    ctx.mark_non_differentiable(stats, grad)
+# ---- Autograd -----------------------------------------------------------------------------------
+
+
+def _save(ctx: Any, arguments: tuple[Any, ...], grad: Tensor, ref_grad: Tensor) -> None:
+    """What the backward needs; also the logits, so that a second derivative fails."""
     ctx.set_materialize_grads(False)
-    ctx.options = (margin, gradient, ignore_index)
-    ctx.per_row = reduction == _NONE
-    ctx.with_grad = with_grad
-    # The logits make the second derivative fail instead of being taken for zero.
-    ctx.save_for_backward(logits, labels if ctx.per_row else grad)
+    ctx.per_row = arguments[_REDUCTION] == _NONE
+    if ctx.per_row:
+        ctx.save_for_backward(*arguments[:_TENSORS])
+        ctx.options = arguments[_TENSORS:]
+    else:
+        ctx.options = arguments[-2:]
+        ctx.save_for_backward(arguments[_LOGITS], grad, arguments[_REF_LOGITS], ref_grad)
 
 
-def _backward(ctx: Any, grad_loss: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-    grad_logits = None
-    if grad_loss is not None:
-        logits, saved = ctx.saved_tensors
-        if ctx.per_row:
-            grad_logits = _RowNode.apply(grad_loss, logits, saved, *ctx.options)
-        elif ctx.with_grad:
-            # Half logits keep a float32 gradient until it has been scaled: a mean over all pairs is
-            # below float16's range long before a loss scaler's factor comes in.
-            grad_logits = (saved * grad_loss).to(logits.dtype)
-            if torch.is_grad_enabled():  # create_graph=True
-                grad_logits = _NoSecondDerivative.apply(grad_logits, logits)
-        else:
-            raise RuntimeError(
-                "pairloss.pair_kl_hinge: backward of an evaluation with with_grad=False"
-            )
-    return grad_logits, None, None, None, None, None, None
+def _gradients(ctx: Any, grad_loss: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """Of the logits and of the reference set's."""
+    if grad_loss is None:
+        return None, None
+    with_grad, with_ref_grad = ctx.options[-2:]
+    if not (with_grad or with_ref_grad):
+        raise RuntimeError("pairloss.pair_kl_hinge: backward of an evaluation with with_grad=False")
+    if ctx.per_row:
+        grads = _RowNode.apply(grad_loss, *ctx.saved_tensors, *ctx.options)
+        return grads[0] if with_grad else None, grads[1] if with_ref_grad else None
+    logits, grad, ref_logits, ref_grad = ctx.saved_tensors
+    return (
+        _scaled(grad, grad_loss, logits) if with_grad else None,
+        _scaled(ref_grad, grad_loss, ref_logits) if with_ref_grad else None,
+    )
+
+
+def _scaled(grad: Tensor, grad_loss: Tensor, logits: Tensor) -> Tensor:
+    # Half logits keep a float32 gradient until it has been scaled: a mean over all pairs is below
+    # float16's range long before a loss scaler's factor comes in.
+    grad = grad * grad_loss
+    if grad.dtype != logits.dtype:
+        grad = grad.to(logits.dtype)
+    if torch.is_grad_enabled():  # create_graph=True
+        grad = _NoSecondDerivative.apply(grad, logits)
+    return grad
 
 
 def _refuse(ctx: Any, *grads: Tensor | None) -> tuple[None, ...]:
@@ -121,8 +152,55 @@ def _refuse(ctx: Any, *grads: Tensor | None) -> tuple[None, ...]:
     )
 
 
-def _save_nothing(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    _, stats, grad, ref_grad = output
+    ctx.mark_non_differentiable(stats, grad, ref_grad)
+    _save(ctx, inputs, grad, ref_grad)
+
+
+def _backward(ctx: Any, grad_loss: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    grads: list[Tensor | None] = [None] * _ARGUMENTS
+    grads[_LOGITS], grads[_REF_LOGITS] = _gradients(ctx, grad_loss)
+    return tuple(grads)
+
+
+def _save_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     pass
+
+
+class _EagerNode(torch.autograd.Function):
+    """The registered autograd formula for eager mode, with a third of the latency.
+
+    What carries no gradient goes around autograd: the arguments as one object, and the statistics
+    through a list.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        ref_logits: Tensor | None,
+        arguments: tuple[Any, ...],
+        stats_of_call: list[Tensor],
+    ) -> Tensor:
+        loss, stats, grad, ref_grad = _below_autograd(*arguments)
+        stats_of_call.append(stats)
+        _save(ctx, arguments, grad, ref_grad)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor | None) -> tuple[Tensor | None, ...]:
+        return (*_gradients(ctx, grad_loss), None, None)
+
+
+class _Node(torch.autograd.Function):
+    """The registered autograd formula for functorch."""
+
+    generate_vmap_rule = True
+    forward = staticmethod(_below_autograd)
+    setup_context = staticmethod(_setup_context)
+    backward = staticmethod(_backward)
+    jvp = staticmethod(_refuse)
 
 
 class _NoSecondDerivative(torch.autograd.Function):
@@ -141,23 +219,13 @@ class _RowNode(torch.autograd.Function):
     """pair_kl_hinge_backward, for functorch too: a registered formula is not enough for that."""
 
     @staticmethod
-    def forward(*arguments: Any) -> Tensor:
-        grad: Tensor = torch.ops.pairloss.pair_kl_hinge_backward.default(*arguments)
-        return grad
+    def forward(*arguments: Any) -> tuple[Tensor, Tensor]:
+        grads: tuple[Tensor, Tensor] = torch.ops.pairloss.pair_kl_hinge_backward.default(*arguments)
+        return grads
 
     generate_vmap_rule = True
     setup_context = staticmethod(_save_nothing)
     backward = staticmethod(_refuse)
-    jvp = staticmethod(_refuse)
-
-
-class _Node(torch.autograd.Function):
-    """The registered autograd formula for eager mode, with half the latency, and for functorch."""
-
-    generate_vmap_rule = True
-    forward = staticmethod(_below_autograd)
-    setup_context = staticmethod(_setup_context)
-    backward = staticmethod(_backward)
     jvp = staticmethod(_refuse)
 
 
