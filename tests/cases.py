@@ -78,12 +78,17 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits that require a gradient, in the same layout, and labels."""
-        logits = self.logits.detach()
-        if device.type != "cpu":
-            # The layout lives in the storage: carry all of it.
-            storage = torch.empty(0, dtype=logits.dtype).set_(logits.untyped_storage()).to(device)
-            logits = storage.as_strided(logits.shape, logits.stride(), logits.storage_offset())
-        return logits.requires_grad_(), self.labels.to(device)
+        return move(self.logits, device).requires_grad_(), self.labels.to(device)
+
+
+def move(x: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The same numbers in the same layout on another device, detached."""
+    x = x.detach()
+    if device.type != "cpu":
+        # The layout lives in the storage: carry all of it.
+        storage = torch.empty(0, dtype=x.dtype).set_(x.untyped_storage()).to(device)
+        x = storage.as_strided(x.shape, x.stride(), x.storage_offset())
+    return x
 
 
 @cache
