@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
 
-from models.data import cifar10, digits, fashion_mnist
+from models.data import birdsnap, cifar10, digits, fashion_mnist, generated, image_folder
+from models.data.file_split import worker_failures
 from models.data.image_data import DataError, DataOptions, ImageData, Level, MemorySplit, Split
 
 __all__ = [
@@ -18,16 +19,36 @@ __all__ = [
     "ImageData",
     "Level",
     "MemorySplit",
+    "Source",
     "Split",
     "load",
+    "worker_failures",
 ]
 
-# Each loader takes (data_root, download, options) and raises DataError with a way out when it
-# cannot.
-DATASETS: dict[str, Callable[[Path, bool, DataOptions], ImageData]] = {
-    "digits": digits.load,
-    "fashion-mnist": fashion_mnist.load,
-    "cifar10": cifar10.load,
+Loader = Callable[[Path, bool, DataOptions], ImageData]
+
+
+@dataclass(frozen=True)
+class Source:
+    """``load`` takes (data_root, download, options) and raises DataError with a way out when it
+    cannot; ``options`` are those it has a use for."""
+
+    load: Loader
+    options: frozenset[str] = frozenset()
+
+
+# limit, levels, workers and in_memory are taken by all: what is in memory needs no worker.
+COMMON = frozenset({"limit", "split_seed", "levels", "workers", "in_memory"})
+FILES = frozenset({"image_size", "random_crop", "horizontal_flip"})
+DATASETS = {
+    "digits": Source(digits.load),
+    "fashion-mnist": Source(fashion_mnist.load),
+    "cifar10": Source(cifar10.load),
+    "birdsnap34": Source(birdsnap.load_34, FILES | {"classes_csv"}),
+    "birdsnap": Source(birdsnap.load, FILES),
+    "image-folder": Source(image_folder.load, FILES | {"classes_csv", "test_fraction"}),
+    "generated-birds": Source(generated.load_birds, frozenset({"image_size"})),
+    "generated-many": Source(generated.load_many, frozenset({"image_size"})),
 }
 
 
@@ -37,16 +58,44 @@ def load(
     """The data set ``name`` (a key of :data:`DATASETS`), from the folder ``data_root``.
 
     Raises:
-        DataError: it is not there (and ``download`` is not asked for or fails), or is damaged.
+        DataError: it is not there (and ``download`` is not asked for or fails), is damaged, or is
+            not what ``options`` ask for.
     """
     options = options or DataOptions()
-    data = DATASETS[name](data_root, download, options)
-    if options.limit is None:
-        return data
-    train, test = (
-        _draw(split, options.limit, options.split_seed) for split in (data.train, data.test)
+    source = DATASETS[name]
+    for option in fields(options):
+        given = getattr(options, option.name)
+        if given != option.default and option.name not in source.options | COMMON:
+            raise DataError(f"{option.name}: {name} has no such option, got {given!r}.")
+    data = source.load(data_root, download, options)
+    if options.levels:
+        data = _choose_levels(data, options.levels)
+    if options.limit is not None:
+        limit, seed = options.limit, options.split_seed
+        data = replace(
+            data, train=_draw(data.train, limit, seed), test=_draw(data.test, limit, seed)
+        )
+    return data
+
+
+def _choose_levels(data: ImageData, names: tuple[str, ...]) -> ImageData:
+    known = [level.name for level in data.levels]
+    if not set(names) <= set(known):
+        raise DataError(f"levels: expected some of {', '.join(known)}, got {', '.join(names)}.")
+    columns = [known.index(name) for name in names]
+    train, test = (split.labels[:, columns] for split in (data.train, data.test))
+    unknown = int((train[:, 0] < 0).sum() + (test[:, 0] < 0).sum())
+    if unknown:
+        raise DataError(
+            f"levels: expected a finest level with a class for every image, got {names[0]}, "
+            f"which {unknown} images lack."
+        )
+    return replace(
+        data,
+        levels=tuple(data.levels[column] for column in columns),
+        train=data.train.with_labels(train),
+        test=data.test.with_labels(test),
     )
-    return replace(data, train=train, test=test)
 
 
 def _draw(split: Split, count: int, seed: int) -> Split:

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from models.data.image_data import Level
 
+UNKNOWN = -100  # the label that PyTorch's cross-entropy and the pair loss ignore
+
 
 @dataclass(frozen=True)
 class Hierarchy:
@@ -24,13 +26,15 @@ class Hierarchy:
 
 
 def hierarchy(level_names: Sequence[str], classes: Mapping[str, Sequence[str]]) -> Hierarchy:
-    """The hierarchy of ``classes``: fine name -> the names of its coarser classes.
+    """The hierarchy of ``classes``: fine name -> the names of its coarser classes, "" if unknown.
 
     Classes are numbered on each level in the order in which they first appear.
     """
+    levels, columns = [], []
     rows = [(fine, *coarser) for fine, coarser in classes.items()]
-    columns = [dict.fromkeys(names) for names in zip(*rows, strict=True)]
-    numbers = [{name: i for i, name in enumerate(column)} for column in columns]
-    table = [[number[name] for number, name in zip(numbers, row, strict=True)] for row in rows]
-    levels = zip(level_names, map(tuple, columns), strict=True)
-    return Hierarchy(tuple(Level(name, names) for name, names in levels), torch.tensor(table))
+    for level, names in zip(level_names, zip(*rows, strict=True), strict=True):
+        known = tuple(dict.fromkeys(name for name in names if name))
+        numbers = {name: i for i, name in enumerate(known)} | {"": UNKNOWN}
+        levels.append(Level(level, known))
+        columns.append([numbers[name] for name in names])
+    return Hierarchy(tuple(levels), torch.tensor(columns).T.contiguous())

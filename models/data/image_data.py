@@ -19,7 +19,7 @@ class DataError(Exception):
 
 @dataclass(frozen=True)
 class DataOptions:
-    """How a data set is read. What does not apply to a data set is ignored by it.
+    """How a data set is read; one that a data set has no use for is refused by it.
 
     Args:
         image_size: side of the square images; None: the data set's own.
@@ -28,6 +28,7 @@ class DataOptions:
         random_crop: train on random crops instead of the centre (image files).
         horizontal_flip: mirror every second training image, at random (image files).
         classes_csv: the user's own classes; see docs/data.md for the columns.
+        levels: names of the levels to keep, the finest first; empty: all.
         test_fraction: share of the images kept for testing where a folder has no test/.
         split_seed: of that split, and of generated images.
         limit: at most this many images of each split, drawn by ``split_seed``; to try things out.
@@ -39,6 +40,7 @@ class DataOptions:
     random_crop: bool = False
     horizontal_flip: bool = False
     classes_csv: Path | None = None
+    levels: tuple[str, ...] = ()
     test_fraction: float = 0.2
     split_seed: int = 0
     limit: int | None = None
@@ -72,6 +74,10 @@ class Split(ABC):
     @abstractmethod
     def subset(self, rows: Tensor) -> Split:
         """The images of these rows alone."""
+
+    @abstractmethod
+    def with_labels(self, labels: Tensor) -> Split:
+        """The same images with these labels (n, G)."""
 
     @abstractmethod
     def _read(self, batches: Sequence[Tensor], seed: int | None) -> Iterator[Batch]:
@@ -130,6 +136,9 @@ class MemorySplit(Split):
     def subset(self, rows: Tensor) -> MemorySplit:
         rows = rows.to(self.labels.device)
         return replace(self, images=self.images[rows], labels=self.labels[rows])
+
+    def with_labels(self, labels: Tensor) -> MemorySplit:
+        return replace(self, labels=labels)
 
     def _read(self, batches: Sequence[Tensor], seed: int | None) -> Iterator[Batch]:
         for rows in batches:
