@@ -75,4 +75,25 @@ PAIRLOSS_HOST_DEVICE double reduction_scale(Reduction reduction, int64_t valid_r
   return reduction == Reduction::mean ? 1.0 / static_cast<double>(pairs) : 1.0;
 }
 
+// What l_ij of a similar and of a dissimilar pair is multiplied by, from the numbers of unordered
+// pairs of each kind. Balanced, each kind weighs as much as half of all pairs.
+struct KindScales {
+  double similar, dissimilar;
+};
+
+PAIRLOSS_HOST_DEVICE KindScales kind_scales(Reduction reduction, double similar_pairs,
+                                            double dissimilar_pairs, double similar_weight,
+                                            double dissimilar_weight, bool balance) {
+  // An ordered pair without its counterpart is half a pair, the least that there can be.
+  constexpr double kLeast = 0.5;
+  const double pairs = similar_pairs + dissimilar_pairs;
+  const double scale = reduction == Reduction::mean ? 1.0 / (pairs > kLeast ? pairs : kLeast) : 1.0;
+  KindScales scales{scale * similar_weight, scale * dissimilar_weight};
+  if (balance) {
+    scales.similar *= pairs / (2.0 * (similar_pairs > kLeast ? similar_pairs : kLeast));
+    scales.dissimilar *= pairs / (2.0 * (dissimilar_pairs > kLeast ? dissimilar_pairs : kLeast));
+  }
+  return scales;
+}
+
 }  // namespace pairloss

@@ -1,5 +1,5 @@
 // The operators of pairloss: their schemas and nothing else. The kernels register themselves at the
-// end of the file that holds them (cpu/pair_kl_hinge.cpp, cuda/pair_kl_hinge.cu); autograd,
+// end of the file that holds them (cpu/pair_kl_hinge.cpp, cuda/pair_kl_hinge.cu, ...); autograd,
 // autocast and the shape functions are registered from Python (pairloss/_ops/), because the stable
 // ABI has none of them.
 #include <torch/csrc/stable/library.h>
@@ -8,12 +8,18 @@
 // ref_labels (M,) or (M, G): pairs of the batch with a reference set instead of pairs of the batch.
 // sample_weights (N,), ref_sample_weights (M,): pair (i, j) weighs w_i w_j. level_weights (G,)
 // float64, on the CPU.
-#define PAIRLOSS_INPUTS                                                                \
-  "Tensor logits, Tensor? labels, Tensor? similarity, Tensor? ref_logits, "            \
-  "Tensor? ref_labels, Tensor? sample_weights, Tensor? ref_sample_weights, "           \
+#define PAIRLOSS_INPUTS                                                                  \
+  "Tensor logits, Tensor? labels, Tensor? similarity, Tensor? ref_logits, "              \
+  "Tensor? ref_labels, Tensor? sample_weights, Tensor? ref_sample_weights, "             \
   "Tensor? level_weights, float margin, int gradient, int reduction, int ignore_index, " \
-  "float similar_weight, float dissimilar_weight, bool balance, bool with_grad, "      \
+  "float similar_weight, float dissimilar_weight, bool balance, bool with_grad, "        \
   "bool with_ref_grad"
+
+// pairs (E, 2) int64: rows of logits, similar (E,) bool. pair_weights (E,).
+#define PAIRLOSS_LIST_INPUTS                                                          \
+  "Tensor logits, Tensor pairs, Tensor similar, Tensor? pair_weights, float margin, " \
+  "int gradient, int reduction, float similar_weight, float dissimilar_weight, "      \
+  "bool balance, bool with_grad"
 
 STABLE_TORCH_LIBRARY(pairloss, m) {
   // gradient: 0 both, 1 second.  reduction: 0 none, 1 mean, 2 sum.  The codes are ints, not
@@ -25,6 +31,9 @@ STABLE_TORCH_LIBRARY(pairloss, m) {
   // The gradient of reduction=none: every row has an upstream gradient of its own.
   m.def("pair_kl_hinge_backward(Tensor grad_output, " PAIRLOSS_INPUTS
         ") -> (Tensor grad, Tensor ref_grad)");
+  // The same over a list of pairs; stats: (5, 1).
+  m.def("pair_list_kl_hinge(" PAIRLOSS_LIST_INPUTS ") -> (Tensor loss, Tensor stats, Tensor grad)");
+  m.def("pair_list_kl_hinge_backward(Tensor grad_output, " PAIRLOSS_LIST_INPUTS ") -> Tensor");
   // 0 baseline, 1 AVX2, 2 AVX-512, 3 AVX-512 with AMX: what the CPU kernels run with.
   m.def("cpu_capability() -> int");
 }

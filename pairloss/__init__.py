@@ -8,12 +8,14 @@ from pairloss.pair_kl_hinge import (
     pair_kl_hinge_loss,
     pair_kl_hinge_loss_from_similarity,
 )
+from pairloss.pair_list_kl_hinge import pair_kl_hinge_loss_from_pairs
 
 __all__ = [
     "PairKLHingeLoss",
     "PairStats",
     "__version__",
     "pair_kl_hinge_loss",
+    "pair_kl_hinge_loss_from_pairs",
     "pair_kl_hinge_loss_from_similarity",
     "reference",
 ]

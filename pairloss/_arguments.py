@@ -87,6 +87,21 @@ class Inputs(NamedTuple):
         return self.ref_labels if self.ref_labels.dim() == 2 else self.ref_labels[:, None]
 
 
+class PairListInputs(NamedTuple):
+    """The tensors of one evaluation over a list of pairs, checked.
+
+    Attributes:
+        pairs: (E, 2), int64.
+        similar: (E,), bool.
+        pair_weights: (E,) in the dtype of the loss; None: all 1.
+    """
+
+    logits: Tensor
+    pairs: Tensor
+    similar: Tensor
+    pair_weights: Tensor | None = None
+
+
 class Options(NamedTuple):
     """The other arguments, checked."""
 
@@ -156,6 +171,33 @@ def check_inputs(
         ref_sample_weights,
         level_weights,
     )
+
+
+def check_pair_list(
+    logits: Tensor, pairs: Tensor, similar: Tensor, pair_weights: Tensor | None = None
+) -> PairListInputs:
+    """Raise ValueError, TypeError or IndexError for what the loss cannot take; else the inputs."""
+    _check_logits("logits", logits)
+    _check_tensor("pairs", pairs)
+    if pairs.dtype not in INTEGER_DTYPES or pairs.dtype == torch.bool:
+        raise TypeError(f"pairs: expected an integer dtype, got {_name(pairs.dtype)}")
+    if pairs.dim() != 2 or pairs.shape[1] != 2:
+        raise ValueError(f"pairs: expected shape (E, 2), got {tuple(pairs.shape)}")
+    _check_same("pairs", "device", pairs.device, logits.device)
+    _check_tensor("similar", similar)
+    if similar.dtype != torch.bool:
+        raise TypeError(f"similar: expected bool, got {_name(similar.dtype)}")
+    if similar.dim() != 1 or similar.shape[0] != pairs.shape[0]:
+        raise ValueError(
+            f"similar: expected shape ({pairs.shape[0]},) to match pairs {tuple(pairs.shape)}, "
+            f"got {tuple(similar.shape)}"
+        )
+    _check_same("similar", "device", similar.device, logits.device)
+    if pair_weights is not None:
+        pair_weights = _check_weights("pair_weights", pair_weights, similar.shape, logits)
+    pairs = pairs.to(torch.int64)
+    _check_indices(pairs, logits.shape[0])
+    return PairListInputs(logits, pairs, similar, pair_weights)
 
 
 def check_options(
@@ -264,18 +306,41 @@ def _check_similarity(similarity: Tensor, logits: Tensor) -> Tensor:
 
 
 def _check_sample_weights(argument: str, weights: Tensor, logits: Tensor) -> Tensor:
+    return _check_weights(argument, weights, logits.shape[:1], logits)
+
+
+def _check_weights(argument: str, weights: Tensor, shape: Sequence[int], logits: Tensor) -> Tensor:
+    """In the dtype of the loss."""
     _check_tensor(argument, weights)
     if weights.dtype not in FLOAT_DTYPES:
         raise TypeError(f"{argument}: expected a float dtype, got {_name(weights.dtype)}")
-    if tuple(weights.shape) != (logits.shape[0],):
-        raise ValueError(
-            f"{argument}: expected shape ({logits.shape[0]},), got {tuple(weights.shape)}"
-        )
+    if tuple(weights.shape) != tuple(shape):
+        raise ValueError(f"{argument}: expected shape ({shape[0]},), got {tuple(weights.shape)}")
     _check_same(argument, "device", weights.device, logits.device)
     if weights.requires_grad:
         raise ValueError(f"{argument}: expected no gradient to be required; detach() it")
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
     return weights.to(dtype)
+
+
+def _check_indices(pairs: Tensor, rows: int) -> None:
+    """Only where the values are at hand: not on a GPU, which would make the host wait for it."""
+    if (
+        pairs.device.type != "cpu"
+        or pairs.numel() == 0
+        or torch.compiler.is_compiling()
+        or type(pairs) is not Tensor  # a fake one has no values
+        or torch._C._are_functorch_transforms_active()
+    ):
+        return
+    smallest, largest = torch.aminmax(pairs)
+    if smallest < 0 or largest >= rows:
+        bad = (pairs < 0) | (pairs >= rows)
+        first = int(bad.flatten().to(torch.uint8).argmax())
+        raise IndexError(
+            f"pairs: expected rows of logits, 0 <= index < {rows}, got "
+            f"{pairs.flatten()[first].item()} at [{first // 2}, {first % 2}]"
+        )
 
 
 def _check_level_weights(weights: Sequence[float] | Tensor, labels: Tensor | None) -> Tensor:

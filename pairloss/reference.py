@@ -14,12 +14,18 @@ from torch import Tensor
 from pairloss._arguments import (
     Inputs,
     Options,
+    PairListInputs,
     PairStats,
     check_inputs,
     check_options,
+    check_pair_list,
 )
 
-__all__ = ["pair_kl_hinge_loss", "pair_kl_hinge_loss_from_similarity"]
+__all__ = [
+    "pair_kl_hinge_loss",
+    "pair_kl_hinge_loss_from_pairs",
+    "pair_kl_hinge_loss_from_similarity",
+]
 
 
 def pair_kl_hinge_loss(
@@ -219,3 +225,85 @@ def _pairwise_kl(z: Tensor, others: Tensor, similar: Tensor, second_only: bool) 
     constant = unreachable & ~similar[:, :, None]
     log_q = torch.where(support[:, None, :] & ~constant, log_q[None, :, :], 0.0)
     return (p * (log_p - log_q)).sum(2).masked_fill(constant.any(2), torch.inf)
+
+
+# ---- Lists of pairs ------------------------------------------------------------------------------
+
+
+def pair_kl_hinge_loss_from_pairs(
+    logits: Tensor,
+    pairs: Tensor,
+    similar: Tensor,
+    *,
+    margin: float = 2.0,
+    gradient: str = "both",
+    reduction: str = "mean",
+    similar_weight: float = 1.0,
+    dissimilar_weight: float = 1.0,
+    balance: str | None = None,
+    pair_weights: Tensor | None = None,
+    return_stats: bool = False,
+) -> Tensor | tuple[Tensor, PairStats]:
+    """As :func:`pairloss.pair_kl_hinge_loss_from_pairs`; O(E K) memory."""
+    options = check_options(
+        margin, gradient, reduction, -100, similar_weight, dissimilar_weight, balance
+    )
+    inputs = check_pair_list(logits, pairs, similar, pair_weights)
+    return evaluate_pairs(inputs, options, return_stats)
+
+
+def evaluate_pairs(
+    inputs: PairListInputs, options: Options, return_stats: bool
+) -> Tensor | tuple[Tensor, PairStats]:
+    """The loss of arguments that have been checked."""
+    z, pairs = _accumulated(inputs.logits), inputs.pairs
+    counts = pairs[:, 0] != pairs[:, 1]  # a row with itself is no pair
+    similar, dissimilar = counts & inputs.similar, counts & ~inputs.similar
+    # A pair that does not count must not reach the result, not even as 0 * NaN.
+    first, second = (torch.where(counts[:, None], z[pairs[:, side]], 0.0) for side in (0, 1))
+    weights = z.new_ones(()) if inputs.pair_weights is None else inputs.pair_weights
+    similar_pairs, dissimilar_pairs = similar.sum()[None].double(), dissimilar.sum()[None].double()
+    similar_scale, dissimilar_scale = (
+        scale.to(z.dtype) for scale in _scales(Inputs(z), options, similar_pairs, dissimilar_pairs)
+    )
+
+    second_only = options.gradient == "second"
+    zero = z.new_zeros(())
+    similar_terms = dissimilar_terms = zero.expand(len(pairs))
+    active = dissimilar.new_zeros(len(pairs), dtype=torch.int64)
+    for one, other in ((first, second), (second, first)):
+        # Eqs. 3 and 4, as in evaluate().
+        divergence = _rowwise_kl(one, other, similar, second_only)
+        hinge = options.margin - divergence
+        is_active = dissimilar & ~(hinge <= 0)
+        similar_terms = similar_terms + torch.where(similar, divergence * weights, zero)
+        dissimilar_terms = dissimilar_terms + torch.where(is_active, hinge * weights, zero)
+        active = active + is_active
+    similar_terms = similar_terms * similar_scale
+    dissimilar_terms = dissimilar_terms * dissimilar_scale
+    terms = similar_terms + dissimilar_terms
+    if options.reduction == "none":
+        loss = z.new_zeros(len(z)).index_add(0, pairs.flatten(), terms.repeat_interleave(2))
+    else:
+        loss = terms.sum()
+    if not return_stats:
+        return loss
+
+    with torch.no_grad():
+        stats = [
+            similar_pairs,
+            dissimilar_pairs,
+            active.sum()[None] / (2 * dissimilar_pairs).clamp(min=1),
+            similar_terms.sum()[None].double(),
+            dissimilar_terms.sum()[None].double(),
+        ]
+    return loss, PairStats.of(torch.stack(stats), levels=False)
+
+
+def _rowwise_kl(z: Tensor, others: Tensor, similar: Tensor, second_only: bool) -> Tensor:
+    """KL(P_e || Q_e) of rows side by side, (E,): one column of _pairwise_kl for each."""
+    kl = torch.vmap(
+        lambda p, q, s: _pairwise_kl(p[None], q[None], s[None, None], second_only)[0, 0]
+    )
+    result: Tensor = kl(z, others, similar) if len(z) else z.sum(1)
+    return result
