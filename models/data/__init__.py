@@ -67,15 +67,20 @@ def load(
         given = getattr(options, option.name)
         if given != option.default and option.name not in source.options | COMMON:
             raise DataError(f"{option.name}: {name} has no such option, got {given!r}.")
+    if options.in_memory and (options.random_crop or options.horizontal_flip):
+        raise DataError(
+            "in_memory keeps one cut of each image: expected neither random_crop nor "
+            "horizontal_flip with it."
+        )
     data = source.load(data_root, download, options)
     if options.levels:
         data = _choose_levels(data, options.levels)
+    train, test = data.train, data.test
     if options.limit is not None:
-        limit, seed = options.limit, options.split_seed
-        data = replace(
-            data, train=_draw(data.train, limit, seed), test=_draw(data.test, limit, seed)
-        )
-    return data
+        train, test = (_draw(part, options.limit, options.split_seed) for part in (train, test))
+    if options.in_memory:
+        train, test = train.in_memory(), test.in_memory()
+    return replace(data, train=train, test=test)
 
 
 def _choose_levels(data: ImageData, names: tuple[str, ...]) -> ImageData:

@@ -62,7 +62,7 @@ def _load(title: str, data_root: Path, options: DataOptions, classes: Path) -> I
     data = image_files(title, images, listing, table.classes, options)
     listed = f"{int((~listing.is_test).sum())} + {int(listing.is_test.sum())}"
     found = f"{len(data.train)} training and {len(data.test)} test images found of {listed} listed"
-    return replace(data, notes=data.notes | {"split": found, "classes": classes.name})
+    return replace(data, notes=data.notes | {"split": found, "class table": classes.name})
 
 
 def _find(data_root: Path) -> Path:

@@ -28,11 +28,7 @@ def worker_failures() -> Iterator[None]:
     except RuntimeError as error:
         if "DataLoader worker (pid" not in str(error):
             raise
-        raise DataError(
-            f"A process that reads images died: {error}\n"
-            "Too little memory, or shared memory (/dev/shm), is the usual reason; workers=0 "
-            "(--workers 0) reads in the program's own process."
-        ) from error
+        raise _dead_worker(error) from error
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,6 @@ class FileSplit(Split):
         return replace(self, labels=labels)
 
     def in_memory(self) -> MemorySplit:
-        """All images as bytes, cut as for evaluation."""
         batches = torch.arange(len(self)).split(64)
         images = torch.cat(list(self._bytes(batches, None)))
         return MemorySplit(images, self.labels, normalise)
@@ -121,6 +116,16 @@ class _Files(Dataset[Tensor]):
 def _next(iterator: Iterator[Tensor]) -> Tensor:
     try:
         return next(iterator)
+    except (EOFError, OSError) as error:  # it died after it had announced a batch
+        raise _dead_worker(error) from error
     except DataError as error:
         # From a worker the message comes with the worker's traceback in front.
         raise DataError(str(error).rpartition("DataError: ")[2].strip()) from error
+
+
+def _dead_worker(error: Exception) -> DataError:
+    return DataError(
+        f"A process that reads images died: {str(error) or repr(error)}\n"
+        "Too little memory, or shared memory (/dev/shm), is the usual reason; workers=0 "
+        "(--workers 0) reads in the program's own process."
+    )

@@ -80,6 +80,10 @@ class Split(ABC):
         """The same images with these labels (n, G)."""
 
     @abstractmethod
+    def in_memory(self) -> MemorySplit:
+        """The same split, read once; images are cut as for evaluation."""
+
+    @abstractmethod
     def _read(self, batches: Sequence[Tensor], seed: int | None) -> Iterator[Batch]:
         """The given rows, batch by batch; with the training transforms where there is a seed."""
 
@@ -139,6 +143,9 @@ class MemorySplit(Split):
 
     def with_labels(self, labels: Tensor) -> MemorySplit:
         return replace(self, labels=labels)
+
+    def in_memory(self) -> MemorySplit:
+        return self
 
     def _read(self, batches: Sequence[Tensor], seed: int | None) -> Iterator[Batch]:
         for rows in batches:

@@ -12,7 +12,7 @@ from torch import Tensor
 from models.data.file_check import check, summarise
 from models.data.file_split import FileSplit
 from models.data.hierarchy import Hierarchy
-from models.data.image_data import DataError, DataOptions, ImageData, Split
+from models.data.image_data import DataError, DataOptions, ImageData
 from models.data.transforms import NORMALISATION, resized_side
 
 IMAGE_SIZE = 224  # what AlexNet was made for
@@ -66,8 +66,8 @@ def image_files(
     return ImageData(
         title=title,
         levels=classes.levels,
-        train=_in_memory(train, options),
-        test=_in_memory(test, options),
+        train=train,
+        test=test,
         notes={
             "source": str(root),
             "split": f"{len(train)} training and {len(test)} test images ({how})",
@@ -88,17 +88,6 @@ def draw_test_rows(fine: Tensor, fraction: float, seed: int) -> Tensor:
         count = min(max(1, round(fraction * len(rows))), len(rows) - 1)
         is_test[rows[torch.randperm(len(rows), generator=generator)[:count]]] = True
     return is_test
-
-
-def _in_memory(split: FileSplit, options: DataOptions) -> Split:
-    if not options.in_memory:
-        return split
-    if options.random_crop or options.horizontal_flip:
-        raise DataError(
-            "in_memory keeps one cut of each image: expected neither random_crop nor "
-            "horizontal_flip with it."
-        )
-    return split.in_memory()
 
 
 def _refuse_empty(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from models.data import DataError, worker_failures
+from models.data import DataError, file_split, worker_failures
 from models.data.file_split import FileSplit
 from models.data.transforms import IMAGENET_MEAN, IMAGENET_STD, cut
 from tests.models.data_files import write_image
@@ -130,6 +130,16 @@ def test_a_dead_worker_is_reported(split):
     message = r"process that reads images died.*(\n.*)*workers=0"
     with pytest.raises(DataError, match=message), worker_failures():
         list(dying.batches(3))
+
+
+@pytest.mark.parametrize("error", [EOFError(), ConnectionResetError("reset by peer")])
+def test_a_worker_that_dies_before_its_batch_is_fetched(error):
+    def batches():
+        raise error
+        yield
+
+    with pytest.raises(DataError, match="process that reads images died: (EOFError|reset by peer)"):
+        file_split._next(batches())
 
 
 def test_other_errors_pass():
