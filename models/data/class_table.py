@@ -1,7 +1,8 @@
-"""CSV files of classes: a key (a path, a folder, a species), then its class on each level.
+"""CSV files of classes: what is classified (an image, a species, a class), and its classes.
 
-The header names the key and the levels, the finest first: ``path,species,family``. An empty cell
-is an unknown class, which the losses ignore; only the finest class must be known.
+The first line names the columns, the levels from fine to coarse: ``path,species,family``. Where
+the first column is ``class``, that is the finest level itself: ``class,family``. An empty cell is
+an unknown class, which the losses ignore; only the finest class must be known.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from models.data.image_data import DataError
 
 @dataclass(frozen=True)
 class ClassTable:
-    """``key`` is the name of the first column; ``fine`` the number of each key's finest class."""
+    """``key`` is the name of the first column; ``fine`` the finest class of what stands there."""
 
     key: str
     fine: dict[str, int]
@@ -36,8 +37,12 @@ def read_class_table(path: Path, keys: tuple[str, ...]) -> ClassTable:
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"The class table {path} cannot be read: {error}") from error
     header = [name.strip() for name in lines[0][1]] if lines else []
-    if len(header) < 2 or header[0] not in keys or not all(header):
-        wanted = " or ".join(f"'{key},<fine>,<coarse>,...'" for key in keys)
+    first_level = 0 if header[:1] == ["class"] else 1
+    if len(header) <= first_level or header[0] not in keys or not all(header):
+        wanted = " or ".join(
+            f"'{key},<coarse>,...'" if key == "class" else f"'{key},<fine>,<coarse>,...'"
+            for key in keys
+        )
         raise DataError(f"{path}: expected a first line like {wanted}, got {','.join(header)!r}.")
 
     coarser: dict[str, list[str]] = {}  # fine class -> its coarser classes
@@ -47,11 +52,10 @@ def read_class_table(path: Path, keys: tuple[str, ...]) -> ClassTable:
         cells = [cell.strip() for cell in row]
         if len(cells) != len(header):
             raise DataError(f"{where}: expected {len(header)} columns, got {len(cells)}.")
-        key, name, *others = cells
+        key, (name, *others) = cells[0], cells[first_level:]
         if not key or not name:
-            raise DataError(
-                f"{where}: expected a {header[0]} and a {header[1]}, got an empty cell."
-            )
+            needed = " and a ".join(header[: first_level + 1])
+            raise DataError(f"{where}: expected a {needed}, got an empty cell.")
         if key in fine:
             raise DataError(f"{where}: {header[0]} {key!r} is there twice.")
         if coarser.setdefault(name, others) != others:
@@ -62,6 +66,6 @@ def read_class_table(path: Path, keys: tuple[str, ...]) -> ClassTable:
         fine[key] = name
     if not fine:
         raise DataError(f"{path}: expected at least one class, got a first line only.")
-    classes = hierarchy(header[1:], coarser)
+    classes = hierarchy(header[first_level:], coarser)
     numbers = {name: i for i, name in enumerate(classes.levels[0].classes)}
     return ClassTable(header[0], {key: numbers[name] for key, name in fine.items()}, classes)

@@ -69,6 +69,8 @@ def examine(path: Path) -> Finding:
             kind, mode = str(image.format), image.mode
     except UnidentifiedImageError:
         return Finding(False, _what_else(path))
+    except Image.DecompressionBombError:
+        return Finding(False, "too large")
     except Exception:  # Pillow's decoders raise nearly anything on damaged files
         return Finding(False, "damaged")
     if mode.startswith(("I", "F")):

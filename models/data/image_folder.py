@@ -23,8 +23,8 @@ def load(data_root: Path, download: bool, options: DataOptions) -> ImageData:
     """The images under ``data_root``: in ``train/`` and ``test/``, or split by a seed.
 
     Classes are the folders that an image lies in (``fine/image``, ``coarse/fine/image`` or deeper),
-    or come from ``options.classes_csv``: its first column is the ``path`` of an image, or the
-    ``class``, which is an innermost folder. There is nothing to download.
+    or come from ``options.classes_csv``: its first column is the ``path`` of an image, or a
+    ``class``, the innermost folder of its images. There is nothing to download.
     """
     if not data_root.is_dir():
         raise DataError(f"--data-root: expected a folder of images, got {data_root}.")

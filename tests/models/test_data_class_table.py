@@ -17,8 +17,8 @@ def read(tmp_path):
 
 
 def test_keys_classes_and_levels(read):
-    table = read("class,kind,realm\nkoi,fish,water\nox,cattle,land\ncow,cattle,land\n")
-    assert table.key == "class"
+    table = read("path,kind,realm\nkoi,fish,water\nox,cattle,land\ncow,cattle,land\n")
+    assert table.key == "path"
     assert table.fine == {"koi": 0, "ox": 1, "cow": 1}
     assert [level.name for level in table.classes.levels] == ["kind", "realm"]
     assert [level.classes for level in table.classes.levels] == [
@@ -26,6 +26,14 @@ def test_keys_classes_and_levels(read):
         ("water", "land"),
     ]
     assert table.classes.table.tolist() == [[0, 0], [1, 1]]
+
+
+def test_classes_are_a_level_of_their_own(read):
+    table = read("class,kind,realm\nkoi,fish,water\nox,cattle,land\ncow,cattle,land\n")
+    assert table.fine == {"koi": 0, "ox": 1, "cow": 2}
+    assert [level.name for level in table.classes.levels] == ["class", "kind", "realm"]
+    assert table.classes.table.tolist() == [[0, 0, 0], [1, 1, 1], [2, 1, 1]]
+    assert read("class\nkoi\nox\n").classes.table.tolist() == [[0], [1]]
 
 
 def test_what_spreadsheets_write(read):
@@ -38,16 +46,17 @@ def test_what_spreadsheets_write(read):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"expected a first line like 'path,<fine>.* got ''"),
-        ("class\nkoi\n", "expected a first line like"),
+        ("", r"expected a first line like 'path,<fine>.*' or 'class,<coarse>,...', got ''"),
+        ("path\nkoi\n", "expected a first line like"),
         ("species,fine\nkoi,fish\n", "expected a first line like"),
         ("class,,coarse\na,b,c\n", "expected a first line like"),
-        ("class,fine\n", "expected at least one class, got a first line only"),
-        ("class,fine\nkoi,fish,water\n", "line 2: expected 2 columns, got 3"),
-        ("class,fine\nkoi,\n", "line 2: expected a class and a fine, got an empty cell"),
-        ("class,fine\nkoi,fish\n\nkoi,ox\n", "line 4: class 'koi' is there twice"),
-        ("class,fine,up\na,x,1\nb,x,2\n", "line 3: 'x' is in '2' here and in '1' before"),
-        ("class,fine\n\x00,\xff", "line 2|cannot be read"),
+        ("path,fine\n", "expected at least one class, got a first line only"),
+        ("path,fine\nkoi,fish,water\n", "line 2: expected 2 columns, got 3"),
+        ("path,fine\nkoi,\n", "line 2: expected a path and a fine, got an empty cell"),
+        ("class,coarse\n,fish\n", "line 2: expected a class, got an empty cell"),
+        ("path,fine\nkoi,fish\n\nkoi,ox\n", "line 4: path 'koi' is there twice"),
+        ("path,fine,up\na,x,1\nb,x,2\n", "line 3: 'x' is in '2' here and in '1' before"),
+        ("path,fine\na,\xff", "cannot be read"),
     ],
 )
 def test_a_bad_table_is_refused(read, text, message):

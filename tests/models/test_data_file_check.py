@@ -123,6 +123,12 @@ def test_a_decoder_that_fails_in_its_own_way(tmp_path, monkeypatch):
     assert examine(tmp_path / "a.jpg") == Finding(False, "damaged")
 
 
+def test_an_image_of_too_many_pixels(tmp_path, monkeypatch):
+    write_image(tmp_path / "a.jpg")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert examine(tmp_path / "a.jpg") == Finding(False, "too large")
+
+
 def test_the_summary_has_totals_and_first_names():
     names = ["a", "b", "c", "d", "e", "f", "g"]
     findings = [Finding(False, "missing")] * 4 + [Finding(False, "empty"), Finding(True, "grey")]

@@ -72,14 +72,12 @@ def test_three_levels_and_a_name_that_is_there_twice(tmp_path):
 
 def test_a_table_of_classes_chooses_and_groups(tmp_path):
     write_classes(tmp_path, "x/cat", "x/dog", "y/koi", "y/cup")
-    (tmp_path / "c.csv").write_text(
-        "class,kind,realm\ncat,pet,land\ndog,pet,land\ny/koi,fish,sea\n"
-    )
+    (tmp_path / "c.csv").write_text("class,realm\ncat,land\ndog,land\ny/koi,sea\n")
     loaded = load(tmp_path, classes_csv=tmp_path / "c.csv")
     assert names(loaded.train, loaded) == {
-        "x/cat": ["pet", "land"],
-        "x/dog": ["pet", "land"],
-        "y/koi": ["fish", "sea"],
+        "x/cat": ["cat", "land"],
+        "x/dog": ["dog", "land"],
+        "y/koi": ["y/koi", "sea"],
     }
     assert loaded.notes["left out"] == "5 images of classes not in the table"
 
