@@ -23,22 +23,34 @@ def save(path: Path, state: dict[str, Any]) -> None:
         torch.save({"format": FORMAT, **state}, file)
 
 
-def load(path: Path, settings: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """Read a checkpoint of a run with these ``settings``.
+def load(path: Path, settings: dict[str, Any] | None, device: torch.device) -> dict[str, Any]:
+    """Read a checkpoint of a run with these ``settings``; of any run for None.
 
     Only tensors and plain values are unpickled (``weights_only``), so that a checkpoint from a
     stranger cannot run code.
 
     Raises:
-        CheckpointError: the file is damaged, not ours, or of a run with other settings.
+        CheckpointError: the file is missing, damaged, not ours, or of a run with other settings.
     """
     try:
         state = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is not there.") from error
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged or not a checkpoint; delete it.") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not a checkpoint of this program; delete it.")
-    saved: dict[str, Any] = state["settings"]
+    if settings is not None:
+        check_settings(path, state["settings"], settings)
+    return dict(state)
+
+
+def check_settings(path: Path, saved: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Refuse to go on from ``path``, a run with the settings ``saved``, with others.
+
+    Raises:
+        CheckpointError: it names what differs.
+    """
     changed = [
         f"{name} was {saved.get(name)!r}, now {settings.get(name)!r}"
         for name in sorted(saved.keys() | settings.keys())
@@ -49,4 +61,3 @@ def load(path: Path, settings: dict[str, Any], device: torch.device) -> dict[str
             f"{path} is of a run with other settings: {'; '.join(changed)}. "
             "Resume with the old ones, or start over without --resume."
         )
-    return dict(state)

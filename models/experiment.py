@@ -1,154 +1,164 @@
-"""The warm-start experiment: cross-entropy, clustering, and cross-entropy from the clusters."""
+"""Rows of the paper's tables: each trained with several seeds, and all of them in one page."""
 
 from __future__ import annotations
 
-import platform
-from dataclasses import asdict, dataclass
+import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import sklearn
-import torch
-import torchvision
-from torch import Tensor, nn
-
-import pairloss
+from models import distributed, paper, report, summary
 from models.data import ImageData
-from models.evaluation import classification_scores, clustering_scores, epoch_scores, predict
-from models.lenet import LeNet
-from models.training import PairObjective, Recipe, cross_entropy, train
+from models.files import write_text
+from models.run import EndedRun, run
 
-
-@dataclass(frozen=True)
-class Phase:
-    """One of the three runs. ``start`` names the run whose final weights it begins with."""
-
-    name: str
-    title: str
-    clusters: bool
-    start: str | None = None
-
-
-PHASES = (
-    Phase("classification", "Classification", clusters=False),
-    Phase("clustering", "Clustering (variant A)", clusters=True),
-    Phase("warm_start", "Warm start classification", clusters=False, start="clustering"),
-)
+NETWORK_TITLES = {"lenet": "LeNet", "alexnet": "AlexNet"}
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """What the three runs have in common."""
+    """Some rows of the paper's tables on one data set.
 
-    data_name: str
-    recipe: Recipe
-    pair_objective: PairObjective
-    batch_norm: bool
-    seed: int
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What the three runs gave: ``results`` is plain data, for JSON and the report."""
-
-    results: dict[str, Any]
-    test_outputs: dict[str, Tensor]  # the last layer's outputs on the test set, by phase
-
-
-def run(experiment: Experiment, data: ImageData, checkpoints: Path, resume: bool) -> Outcome:
-    """Train the three phases, with their checkpoints in the folder ``checkpoints``, and score them.
-
-    The first two start from the same weights and see the batches in the same order. All three
-    train for the same number of epochs, as in the paper, and their final weights are scored:
-    nothing is selected on the test set.
+    Attributes:
+        rows: keys of :data:`models.paper.ROWS`.
+        like: whose recipes, "cifar10" or "birdsnap34".
+        overrides: values of all recipes that are other than the paper's.
+        out: folder of the results; a run is in ``runs/<row>/seed<n>/cluster`` or ``classify``.
     """
-    models: dict[str, nn.Module] = {}
-    phases: dict[str, Any] = {}
-    for phase in PHASES:
-        torch.manual_seed(experiment.seed)
-        model = LeNet(data.in_shape, len(data.classes), batch_norm=experiment.batch_norm)
-        model.to(data.train.labels.device)
-        if phase.start is not None:
-            model.load_state_dict(models[phase.start].state_dict())
-        path = checkpoints / f"{phase.name}.pt"
-        phases[phase.name] = _train_and_score(experiment, phase, model, data, path, resume)
-        models[phase.name] = model
-    results = _describe(experiment, data, models["clustering"]) | {"phases": phases}
-    test_outputs = {name: predict(model, data.test) for name, model in models.items()}
-    return Outcome(results, test_outputs)
 
+    rows: tuple[str, ...]
+    like: str
+    overrides: dict[str, Any]
+    seeds: tuple[int, ...]
+    out: Path
+    command: str
+    checkpoint_every: int = 1
+    keep_weights: bool = False
 
-def _train_and_score(
-    experiment: Experiment,
-    phase: Phase,
-    model: nn.Module,
-    data: ImageData,
-    checkpoint_path: Path,
-    resume: bool,
-) -> dict[str, Any]:
-    settings: dict[str, Any] = {
-        "phase": phase.name,
-        "data": experiment.data_name,
-        "network": "LeNet",
-        "batch_norm": experiment.batch_norm,
-    }
-    if phase.clusters or phase.start:
-        settings |= asdict(experiment.pair_objective)
-    history = train(
-        model,
-        data.train,
-        experiment.pair_objective if phase.clusters else cross_entropy,
-        experiment.recipe,
-        seed=experiment.seed,
-        evaluate=lambda model: epoch_scores(model, data, clusters=phase.clusters),
-        checkpoint_path=checkpoint_path,
-        settings=settings,
-        resume=resume,
-        title=phase.title,
-    )
-    score = clustering_scores if phase.clusters else classification_scores
-    return {
-        "title": phase.title,
-        "history": history,
-        "seconds": sum(record["seconds"] for record in history),
-        "scores": asdict(score(model, data)),
-    }
+    def folder(self, row: str, seed: int, phase: str) -> Path:
+        """Where the run of ``phase``, "cluster" or "classify", is."""
+        return self.out / "runs" / row / f"seed{seed}" / phase
 
+    def title(self, row: str) -> str:
+        """The row's title."""
+        known = paper.ROWS[row]
+        network = paper.recipes(known, self.like, self.overrides, 0)[1].network
+        return known.title.format(NETWORK_TITLES[network]) + (" (ours)" if known.ours else "")
 
-def _describe(experiment: Experiment, data: ImageData, model: nn.Module) -> dict[str, Any]:
-    return {
-        "data": {
-            "name": experiment.data_name,
-            "title": data.title,
-            "classes": list(data.classes),
-            "train_images": len(data.train),
-            "test_images": len(data.test),
-            **data.notes,
-        },
-        "network": {
-            "name": "LeNet",
-            "in_shape": list(data.in_shape),
-            "batch_norm": experiment.batch_norm,
-            "parameters": sum(p.numel() for p in model.parameters()),
-        },
-        "recipe": {
-            **asdict(experiment.recipe),
-            **asdict(experiment.pair_objective),
-            "seed": experiment.seed,
-        },
-        "versions": versions(data.train.labels.device),
-    }
+    def train(self, data: ImageData) -> None:
+        """Train whatever has not ended; every seed of all rows before the next seed."""
+        for seed in self.seeds:
+            for row in self.rows:
+                self._train_row(row, seed, data)
 
+    def _train_row(self, row: str, seed: int, data: ImageData) -> None:
+        clustering, classification = paper.recipes(paper.ROWS[row], self.like, self.overrides, seed)
+        start = None
+        if clustering is not None:
+            start = self.folder(row, seed, "cluster")
+            run(
+                clustering,
+                data,
+                start,
+                resume=True,
+                checkpoint_every=self.checkpoint_every,
+                title=self.title(row),
+                command=self.command,
+            )
+        last = self.folder(row, seed, "classify")
+        run(
+            classification,
+            data,
+            last,
+            start=start,
+            resume=True,
+            checkpoint_every=self.checkpoint_every,
+            title=self.title(row) + (", warm start" if start else ""),
+            command=self.command,
+        )
+        if not self.keep_weights and distributed.rank() == 0:
+            for folder in (start, last):
+                if folder is not None:
+                    (folder / "weights.pt").unlink(missing_ok=True)
 
-def versions(device: torch.device) -> dict[str, str]:
-    """What a result depends on beside its settings."""
-    on_gpu = device.type == "cuda"
-    return {
-        "pairloss": pairloss.__version__,
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "scikit-learn": sklearn.__version__,
-        "python": platform.python_version(),
-        "device": torch.cuda.get_device_name(device) if on_gpu else f"CPU ({platform.machine()})",
-        "threads": str(torch.get_num_threads()),
-    }
+    def ended(self, row: str, phase: str) -> list[EndedRun]:
+        """The ended runs of a row, by seed."""
+        folders = [self.folder(row, seed, phase) for seed in self.seeds]
+        return [EndedRun.read(f) for f in folders if (f / "results.json").exists()]
+
+    def results(self) -> list[summary.RowResult]:
+        """The scores of all rows."""
+        figures = paper.FIGURES[self.like]
+        return [
+            summary.RowResult(
+                self.title(row),
+                [ended.results["scores"] for ended in self.ended(row, "cluster")],
+                [ended.results["scores"] for ended in self.ended(row, "classify")],
+                figures.get(row),
+            )
+            for row in self.rows
+        ]
+
+    def record(self) -> dict[str, Any]:
+        """Everything that was measured, as plain data."""
+        runs = [
+            {"row": row, "phase": phase, **ended.results}
+            for row in self.rows
+            for phase in ("cluster", "classify")
+            for ended in self.ended(row, phase)
+        ]
+        common = {name: runs[0][name] for name in ("command", "data", "versions")}
+        return {
+            **common,
+            "runs": [{k: v for k, v in each.items() if k not in common} for each in runs],
+        }
+
+    def page(self, title: str, nmi: str, tsne_points: int) -> report.Page:
+        """The report: the table beside the paper's, over the seeds, and the first seed's runs."""
+        rows, name = self.results(), paper.DATA_TITLES[self.like]
+        runs = [
+            self.ended(row, phase)[0]
+            for row in self.rows
+            for phase in ("cluster", "classify")
+            if self.ended(row, phase)
+        ]
+        data = runs[0].results["data"]
+        other = runs[0].results["recipe"]["data"] != self.like
+        average = "arithmetic" if nmi == "nmi_arithmetic" else "geometric"
+        note = f"{report.SCORES_NOTE.format(n=data['test_images'])} NMI: {average} normalisation."
+        if len(self.seeds) > 1:
+            note += " The best of the seeds is chosen on the test set, as in the paper."
+        note += f" The paper's figures are those of {name}"
+        note += ", another data set: they show its pattern only." if other else "."
+        sections = [
+            report.Section(
+                "Beside the paper" if len(self.seeds) == 1 else "Best of the seeds, and the paper",
+                note,
+                summary.best_table(rows, nmi),
+            ),
+            report.Section(
+                "Mean over the seeds", "± standard deviation.", summary.mean_table(rows, nmi)
+            ),
+        ]
+        if self.rows[:2] == ("ce", "a"):
+            table = summary.table_1(rows[:2], data["title"], name)
+            sections.insert(0, report.Section("Table 1", "Accuracy in percent.", table))
+        if len(self.seeds) == 1:
+            sections.pop()
+        drawn = [each for each in runs if each.clusters or each.results["start"] is None]
+        return report.Page(
+            title=f"{title}: {data['title']}",
+            lead=f"{len(rows)} rows, seeds {', '.join(map(str, self.seeds))}; pictures and recipes "
+            f"are of seed {self.seeds[0]}. Weights after the last epoch are scored.",
+            sections=sections + report.pictures(drawn, runs, tsne_points),
+            command=self.command,
+            facts=report.facts(runs),
+        )
+
+    def write(self, title: str, nmi: str, tsne_points: int) -> report.Page:
+        """Write ``results.json``, ``table.md`` and ``report.html``; returns the page."""
+        page = self.page(title, nmi, tsne_points)
+        write_text(self.out / "results.json", json.dumps(self.record(), allow_nan=False) + "\n")
+        write_text(self.out / "table.md", page.markdown())
+        report.write(self.out / "report.html", page)
+        return page

@@ -34,9 +34,15 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Classification:
-    """Scores of predicted classes."""
+    """Scores of predicted classes.
+
+    Attributes:
+        accuracy: share of the images whose class is predicted.
+        confusion: images of each class (row) by predicted class (column).
+    """
 
     accuracy: Accuracy
+    confusion: list[list[int]]
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,7 @@ class Clustering:
             in the paper.
         train_fitted_accuracy: under the assignment that is best on the training set.
         nmi: mutual information over the geometric mean of the two entropies (Strehl & Ghosh).
+        nmi_arithmetic: over their arithmetic mean, which is never the larger.
         purity: share of the images that belong to the largest class of their cluster.
         clusters_in_use: clusters with at least one image.
         confusion: images of each class (row) in the cluster assigned to each class (column).
@@ -56,6 +63,7 @@ class Clustering:
     accuracy: Accuracy
     train_fitted_accuracy: Accuracy
     nmi: float
+    nmi_arithmetic: float
     purity: float
     clusters_in_use: int
     confusion: list[list[int]]
@@ -93,14 +101,24 @@ def purity(counts: Ints) -> float:
     return float(counts.max(axis=1).sum() / counts.sum())
 
 
-def nmi(clusters: Ints, labels: Ints) -> float:
-    """I(clusters; labels) / sqrt(H(clusters) H(labels)); 0 when all images are in one cluster."""
-    return float(normalized_mutual_info_score(labels, clusters, average_method="geometric"))
+def nmi(clusters: Ints, labels: Ints, average: str = "geometric") -> float:
+    """I(clusters; labels) / sqrt(H(clusters) H(labels)); 0 when all images are in one cluster.
+
+    Args:
+        average: of the two entropies; "arithmetic" divides by (H(clusters) + H(labels)) / 2.
+    """
+    return float(normalized_mutual_info_score(labels, clusters, average_method=average))
 
 
-def classification(predictions: Ints, labels: Ints) -> Accuracy:
+def accuracy(predictions: Ints, labels: Ints) -> Accuracy:
     """Accuracy of predicted classes."""
     return Accuracy.of(int((predictions == labels).sum()), len(labels))
+
+
+def classification(predictions: Ints, labels: Ints, num_classes: int) -> Classification:
+    """All scores of predicted classes."""
+    counts = contingency(predictions, labels, num_classes, num_classes)
+    return Classification(accuracy(predictions, labels), counts.T.tolist())
 
 
 def clustering(
@@ -119,6 +137,7 @@ def clustering(
         accuracy=assignment_accuracy(classes, clusters, labels),
         train_fitted_accuracy=assignment_accuracy(assign(train_counts), clusters, labels),
         nmi=nmi(clusters, labels),
+        nmi_arithmetic=nmi(clusters, labels, "arithmetic"),
         purity=purity(counts),
         clusters_in_use=clusters_in_use(counts),
         confusion=_by_class(counts, classes).tolist(),

@@ -1,82 +1,111 @@
-"""The pictures of a run. Each function returns a figure; nothing here touches a global state."""
+"""The pictures of ended runs. Each function returns a figure and touches no global state."""
 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from sklearn.manifold import TSNE
-from torch import Tensor
+
+from models.run import EndedRun
 
 Points = npt.NDArray[np.float32]
-COLOURS = {"classification": "#7a8699", "clustering": "#d1495b", "warm_start": "#00798c"}
-NAMES = {
-    "classification": "cross-entropy",
-    "clustering": "clustering",
-    "warm_start": "warm start",
-}
+COLOURS = ("#7a8699", "#d1495b", "#00798c", "#edae49", "#6a4c93", "#2e933c", "#a0522d", "#3d5a98")
+LEGEND_CLASSES = 20  # more than these are not named beside a picture
 
 
-def tsne(outputs: Tensor, seed: int) -> Points:
-    """The rows of ``outputs`` (n, K) as points in the plane, (n, 2)."""
-    perplexity = min(30.0, (len(outputs) - 1) / 3)
-    embedding = TSNE(perplexity=perplexity, init="pca", random_state=seed)
-    return np.asarray(embedding.fit_transform(outputs.float().numpy()), dtype=np.float32)
+def tsne(run: EndedRun, count: int) -> tuple[Points, npt.NDArray[np.int64]]:
+    """``count`` of the run's test images as points in the plane, and their labels.
+
+    The points are t-SNE's of the last layer's outputs, before any softmax; the images are the same
+    for every run on the same data.
+    """
+    chosen = torch.randperm(len(run.outputs), generator=torch.Generator().manual_seed(0))[:count]
+    outputs = run.outputs[chosen].float().numpy()
+    embedding = TSNE(perplexity=min(30.0, (len(outputs) - 1) / 3), init="pca", random_state=0)
+    points = np.asarray(embedding.fit_transform(outputs), dtype=np.float32)
+    return points, run.labels[chosen.numpy()]
 
 
-def tsne_figure(
-    points: dict[str, Points], labels: npt.NDArray[np.int64], results: dict[str, Any]
-) -> Figure:
+def tsne_figure(runs: Sequence[EndedRun], count: int) -> Figure:
     """Figure 3 of the paper: the last layer's outputs, cross-entropy beside clustering."""
-    figure = Figure(figsize=(10, 4.6), layout="constrained")
-    axes = figure.subplots(1, len(points))
-    for axis, (phase, cloud) in zip(axes, points.items(), strict=True):
-        _scatter(axis, phase, cloud, labels, results)
-    _class_legend(figure, axes[-1], results["data"]["classes"])
+    figure, axes = _grid(len(runs), width=5.0, height=4.6, columns=3)
+    for axis, run in zip(axes, runs, strict=True):
+        _scatter(axis, run, *tsne(run, count))
+    _class_legend(figure, axes[0], runs[0].classes)
     return figure
 
 
-def curves_figure(results: dict[str, Any]) -> Figure:
-    """Accuracy on the test set by epoch, and the two parts of the pair loss."""
-    figure = Figure(figsize=(10, 3.4), layout="constrained")
-    accuracy, loss = figure.subplots(1, 2)
-    _accuracy_curves(accuracy, results)
-    _loss_curves(loss, results)
+def curves_figure(runs: Sequence[EndedRun]) -> Figure:
+    """Accuracy on the test set by epoch, and the two parts of the last layer's pair loss."""
+    figure, (accuracy, loss) = _grid(2, width=5.0, height=3.6, columns=2)
+    _accuracy_curves(accuracy, runs)
+    for index, run in enumerate(runs):
+        if run.clusters:
+            colour = COLOURS[index % len(COLOURS)]
+            _line(loss, run, "fc3_dissimilar_loss", colour, run.title)
+            _line(loss, run, "fc3_similar_loss", colour, style=":")
+    loss.set_title("Last layer's pair loss: dissimilar (solid), similar (dotted)")
+    loss.set_ylim(bottom=0)
     return figure
 
 
-def pairs_figure(results: dict[str, Any]) -> Figure:
-    """How much of the pairs still pushes, and how many clusters hold images, by epoch."""
-    history = results["phases"]["clustering"]["history"]
-    epochs = [record["epoch"] for record in history]
-    figure = Figure(figsize=(10, 3.0), layout="constrained")
-    active, used = figure.subplots(1, 2)
-    _line(active, epochs, [100 * r["active_fraction"] for r in history], COLOURS["clustering"])
-    active.set_title("Active dissimilar pairs (KL below the margin), %")
-    active.set_ylim(bottom=0)
-    _line(used, epochs, [r["clusters_in_use"] for r in history], COLOURS["clustering"])
-    used.set_title("Clusters in use on the test set")
-    used.set_ylim(0, len(results["data"]["classes"]) + 0.5)
+def pairs_figure(runs: Sequence[EndedRun]) -> Figure:
+    """How much of the pairs still pushes, by layer, and how many clusters hold images, by epoch."""
+    figure, axes = _grid(len(runs) + 1, width=3.6, height=3.0, columns=3)
+    for axis, run in zip(axes, runs, strict=False):
+        for index, tap in enumerate(reversed(run.results["network"]["taps"])):
+            name = f"{tap['layer']}_active_fraction"
+            _line(axis, run, name, COLOURS[index + 1], tap["layer"], scale=100)
+        axis.set_title(f"{run.title}: active pairs, %")
+        axis.set_ylim(bottom=0)
+        axis.legend(frameon=False)
+    for index, run in enumerate(runs):
+        _line(axes[-1], run, "clusters_in_use", COLOURS[(index + 1) % len(COLOURS)], run.title)
+    axes[-1].set_title("Clusters in use on the test set")
+    axes[-1].set_ylim(0, len(runs[0].classes) * 1.05)
+    axes[-1].legend(frameon=False, fontsize="small")
     return figure
 
 
-def overview_figure(
-    points: dict[str, Points], labels: npt.NDArray[np.int64], results: dict[str, Any]
-) -> Figure:
-    """t-SNE and accuracy in one strip, small enough for a README."""
-    figure = Figure(figsize=(12, 3.9), layout="constrained")
-    axes = figure.subplots(1, len(points) + 1)
-    for axis, (phase, cloud) in zip(axes, points.items(), strict=False):
-        _scatter(axis, phase, cloud, labels, results)
-    _accuracy_curves(axes[-1], results)
-    _class_legend(figure, axes[0], results["data"]["classes"])
+def confusion_figure(runs: Sequence[EndedRun]) -> Figure:
+    """Each class (row) in the cluster that stands for each class (column), or predicted as it."""
+    figure, axes = _grid(len(runs), width=5.4, height=5.0, columns=2)
+    classes = runs[0].classes
+    for axis, run in zip(axes, runs, strict=True):
+        counts = np.array(run.results["scores"]["confusion"])
+        share = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+        axis.imshow(share, cmap="GnBu", vmin=0, vmax=1)
+        axis.set_title(run.title)
+        if len(classes) <= LEGEND_CLASSES:
+            axis.set_xticks(
+                range(counts.shape[1]), classes[: counts.shape[1]], rotation=60, ha="right"
+            )
+            axis.set_yticks(range(len(classes)), classes)
+            for (row, column), count in np.ndenumerate(counts):
+                if count:
+                    ink = "white" if share[row, column] > 0.6 else "#1d2733"
+                    axis.text(column, row, count, ha="center", va="center", fontsize=7, color=ink)
+        axis.tick_params(labelsize=8, length=0)
+        axis.spines[:].set_visible(False)
+    return figure
+
+
+def overview_figure(drawn: Sequence[EndedRun], runs: Sequence[EndedRun], count: int) -> Figure:
+    """t-SNE of ``drawn`` and the accuracy of ``runs`` in one strip, small enough for a README."""
+    figure, axes = _grid(len(drawn) + 1, width=4.0, height=3.9, columns=len(drawn) + 1)
+    for axis, run in zip(axes, drawn, strict=False):
+        _scatter(axis, run, *tsne(run, count))
+    _accuracy_curves(axes[-1], runs)
+    _class_legend(figure, axes[0], runs[0].classes)
     return figure
 
 
@@ -87,32 +116,37 @@ def png(figure: Figure, dpi: int = 110) -> bytes:
     return buffer.getvalue()
 
 
-def _scatter(
-    axis: Axes,
-    phase: str,
-    cloud: Points,
-    labels: npt.NDArray[np.int64],
-    results: dict[str, Any],
-) -> None:
-    accuracy = results["phases"][phase]["scores"]["accuracy"]["value"]
-    colours = colormaps["tab10"].resampled(10) if labels.max() < 10 else colormaps["turbo"]
-    for index, name in enumerate(results["data"]["classes"]):
+def _grid(count: int, width: float, height: float, columns: int) -> tuple[Figure, list[Axes]]:
+    """A figure with ``count`` axes of that size each, in rows of at most ``columns``."""
+    columns = min(count, columns)
+    rows = math.ceil(count / columns)
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
+    for unused in axes[count:]:
+        unused.set_axis_off()
+    return figure, axes[:count]
+
+
+def _scatter(axis: Axes, run: EndedRun, cloud: Points, labels: npt.NDArray[np.int64]) -> None:
+    few = len(run.classes) <= 10
+    for index, name in enumerate(run.classes):
         mine = cloud[labels == index]
-        colour = colours(index if labels.max() < 10 else index / labels.max())
+        colour = colormaps["tab10"](index) if few else colormaps["turbo"](index / len(run.classes))
         axis.scatter(mine[:, 0], mine[:, 1], s=9, color=colour, label=name, linewidths=0)
-    axis.set_title(f"{NAMES[phase]}, {100 * accuracy:.1f} %")
+    axis.set_title(f"{run.title}, {100 * run.results['scores']['accuracy']['value']:.1f} %")
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set_color("#d5d9e0")
 
 
 def _class_legend(figure: Figure, axis: Axes, classes: Sequence[str]) -> None:
+    if len(classes) > LEGEND_CLASSES:
+        return
     handles, _ = axis.get_legend_handles_labels()
-    columns = min(len(classes), 10 if sum(map(len, classes)) < 90 else 5)
     figure.legend(
         handles,
         classes,
         loc="outside lower center",
-        ncols=columns,
+        ncols=min(len(classes), 10 if sum(map(len, classes)) < 90 else 5),
         markerscale=2,
         frameon=False,
         handletextpad=0.1,
@@ -120,31 +154,29 @@ def _class_legend(figure: Figure, axis: Axes, classes: Sequence[str]) -> None:
     )
 
 
-def _accuracy_curves(axis: Axes, results: dict[str, Any]) -> None:
-    for phase, run in results["phases"].items():
-        epochs = [record["epoch"] for record in run["history"]]
-        values = [100 * record["accuracy"] for record in run["history"]]
-        _line(axis, epochs, values, COLOURS[phase], NAMES[phase])
+def _accuracy_curves(axis: Axes, runs: Sequence[EndedRun]) -> None:
+    for index, run in enumerate(runs):
+        _line(axis, run, "accuracy", COLOURS[index % len(COLOURS)], run.title, scale=100)
     axis.set_title("Test accuracy by epoch, %")
-    axis.legend(frameon=False, loc="lower right")
-
-
-def _loss_curves(axis: Axes, results: dict[str, Any]) -> None:
-    history = results["phases"]["clustering"]["history"]
-    epochs = [record["epoch"] for record in history]
-    similar = [record["similar_loss"] for record in history]
-    dissimilar = [record["dissimilar_loss"] for record in history]
-    _line(axis, epochs, dissimilar, COLOURS["clustering"], "dissimilar pairs")
-    _line(axis, epochs, similar, "#edae49", "similar pairs")
-    axis.set_title("Pair loss by part (training)")
-    axis.set_ylim(bottom=0)
-    axis.legend(frameon=False)
+    axis.legend(frameon=False, loc="lower right", fontsize="small")
 
 
 def _line(
-    axis: Axes, x: Sequence[float], y: Sequence[float], colour: str, label: str | None = None
+    axis: Axes,
+    run: EndedRun,
+    name: str,
+    colour: str,
+    label: str | None = None,
+    *,
+    scale: float = 1.0,
+    style: str = "-",
 ) -> None:
-    axis.plot(x, y, color=colour, label=label, linewidth=1.8, marker="o", markersize=3)
+    history = run.results["history"]
+    epochs, values = [r["epoch"] for r in history], [scale * r[name] for r in history]
+    marker = "o" if len(epochs) <= 30 else None
+    axis.plot(
+        epochs, values, style, color=colour, label=label, linewidth=1.6, marker=marker, markersize=3
+    )
     axis.set_xlabel("epoch")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(axis="y", color="#e6e9ee")

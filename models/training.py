@@ -5,84 +5,26 @@ from __future__ import annotations
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from tqdm import tqdm
 
-import pairloss
-from models import checkpoint
-from models.data import Split
+from models import checkpoint, distributed
+from models.data import DataError, Split
+from models.objectives import Objective
+from models.recipe import Recipe
 
-# A loss of (outputs, labels), and named figures worth a curve.
-Objective = Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
 Record = dict[str, float]
 
 # Looking at a loss makes the CPU wait for a GPU, so it is done only this often (in steps).
 CHECK_EVERY = 10
-# The paper's milestones and its number of epochs on CIFAR10 (Table 6).
-PAPER_MILESTONES, PAPER_EPOCHS = (25, 50, 75), 95
 
 
 class NonFiniteLossError(Exception):
     """The loss became NaN or infinite; the message says where, and what the losses before were."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """SGD as in the paper's Tables 6-10; at each milestone ``lr`` is multiplied by a factor."""
-
-    epochs: int
-    batch_size: int
-    lr: float = 0.01
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    milestones: tuple[int, ...] = ()
-    lr_factor: float = 0.5
-
-
-def scaled_milestones(epochs: int) -> tuple[int, ...]:
-    """The paper's milestones (25, 50 and 75 of 95 epochs) for another number of epochs."""
-    return tuple(sorted({round(m * epochs / PAPER_EPOCHS) for m in PAPER_MILESTONES} - {0}))
-
-
-def cross_entropy(outputs: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """The objective of classification."""
-    return functional.cross_entropy(outputs, labels), {}
-
-
-@dataclass(frozen=True)
-class PairObjective:
-    """The pair loss on the outputs: labels only say which pairs are similar.
-
-    ``gradient`` is by default that of Hsu & Kira's code, through the second argument of KL only.
-    The paper follows their implementation, and it trains better: with the exact gradient
-    (``"both"``) about every second run ends with two classes under one output, since different
-    mixtures of outputs can also be a margin apart.
-    """
-
-    margin: float = 2.0
-    gradient: str = "second"
-    impl: str = "auto"
-
-    def __call__(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        loss, stats = pairloss.pair_kl_hinge_loss(
-            outputs,
-            labels,
-            margin=self.margin,
-            gradient=self.gradient,
-            return_stats=True,
-            impl=self.impl,
-        )
-        return loss, {
-            "active_fraction": stats.active_fraction,
-            "similar_loss": stats.similar_loss,
-            "dissimilar_loss": stats.dissimilar_loss,
-        }
 
 
 def train(
@@ -91,10 +33,10 @@ def train(
     objective: Objective,
     recipe: Recipe,
     *,
-    seed: int,
     evaluate: Callable[[nn.Module], Record],
     checkpoint_path: Path,
-    settings: dict[str, Any],
+    checkpoint_every: int = 1,
+    settings: dict[str, Any] | None = None,
     resume: bool = False,
     title: str = "training",
 ) -> list[Record]:
@@ -105,18 +47,23 @@ def train(
     draws its random numbers from a seed of its own, so on the CPU (with the same number of
     threads) a resumed run ends in the same bits as one left alone.
 
+    In several processes (see :mod:`models.distributed`) each trains on its share of every batch,
+    and process 0 evaluates and writes.
+
     Args:
         evaluate: called after each epoch; its figures join the epoch's record.
-        settings: what else (beside recipe and seed) makes the run what it is; a checkpoint with
-            other settings is refused.
+        checkpoint_every: write one only after every so many epochs, and after the last.
+        settings: what else, beside the recipe, makes the run what it is; a checkpoint with other
+            settings is refused.
         resume: go on from ``checkpoint_path`` where it exists.
 
     Raises:
         NonFiniteLossError: the checkpoint of the last good epoch stays.
         CheckpointError: ``resume`` with a checkpoint that does not fit.
+        DataError: a process that reads images died.
     """
-    device = data.labels.device
-    settings = {**settings, "seed": seed, **asdict(recipe), "milestones": list(recipe.milestones)}
+    main = distributed.rank() == 0
+    settings = {**recipe.plain(), **(settings or {})}
     optimizer = torch.optim.SGD(
         model.parameters(),
         lr=recipe.lr,
@@ -130,17 +77,21 @@ def train(
     history: list[Record] = []
 
     def save() -> None:
-        states = {name: part.state_dict() for name, part in parts.items()}
-        checkpoint.save(checkpoint_path, {"settings": settings, "history": history, **states})
+        if main:
+            states = {name: part.state_dict() for name, part in parts.items()}
+            checkpoint.save(checkpoint_path, {"settings": settings, "history": history, **states})
 
     if resume and checkpoint_path.exists():
-        state = checkpoint.load(checkpoint_path, settings, device)
+        state = checkpoint.load(checkpoint_path, settings, data.labels.device)
         for name, part in parts.items():
             part.load_state_dict(state[name])
         history = state["history"]
     else:
         save()
 
+    if recipe.compile:
+        model.compile()  # in place: the weights keep their names
+    shared = distributed.shared(model)
     steps = -(-len(data) // recipe.batch_size)
     with tqdm(
         desc=title,
@@ -148,21 +99,28 @@ def train(
         initial=len(history) * steps,
         unit="step",
         dynamic_ncols=True,
-        disable=None,  # no bar in a log file
+        disable=None if main else True,  # None: no bar in a log file
     ) as bar:
         for epoch in range(len(history) + 1, recipe.epochs + 1):
-            torch.manual_seed(seed * 100_003 + epoch)
+            torch.manual_seed(recipe.seed * 100_003 + epoch)
+            batches = data.shuffled_batches(
+                recipe.batch_size, distributed.rank(), distributed.world_size()
+            )
+            # The order of the batches is drawn; dropout is each process's own.
+            torch.manual_seed((recipe.seed * 100_003 + epoch) * 1_009 + distributed.rank())
             started = time.perf_counter()
             record: Record = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"]}
-            batches = data.shuffled_batches(recipe.batch_size)
-            record |= train_epoch(model, optimizer, objective, batches, epoch, bar)
+            record |= train_epoch(shared, optimizer, objective, batches, recipe, epoch, bar)
             record["seconds"] = time.perf_counter() - started
             scheduler.step()
-            record |= evaluate(model)
+            if main:
+                record |= evaluate(model)
             history.append(record)
-            save()
-            if epoch % max(1, recipe.epochs // 5) == 0 or epoch == recipe.epochs:
+            if epoch % checkpoint_every == 0 or epoch == recipe.epochs:
+                save()
+            if main and (epoch % max(1, recipe.epochs // 5) == 0 or epoch == recipe.epochs):
                 bar.write(f"{title}: epoch {epoch}/{recipe.epochs}, {_describe(record)}")
+    distributed.wait_for_all()
     return history
 
 
@@ -171,6 +129,7 @@ def train_epoch(
     optimizer: torch.optim.Optimizer,
     objective: Objective,
     batches: Iterable[tuple[Tensor, Tensor]],
+    recipe: Recipe,
     epoch: int,
     bar: tqdm[Any],
 ) -> Record:
@@ -180,8 +139,9 @@ def train_epoch(
     rows = 0
     recent: deque[Tensor] = deque(maxlen=CHECK_EVERY)
     step = 0
-    for step, (images, labels) in enumerate(batches, start=1):
-        loss, figures = objective(model(images), labels[:, 0])
+    for step, (images, labels) in enumerate(_living(batches), start=1):
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=recipe.amp):
+            loss, figures = objective(model(images), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -193,10 +153,26 @@ def train_epoch(
         if step % CHECK_EVERY == 0:
             bar.set_postfix(epoch=epoch, loss=_last_if_finite(recent, epoch, step), refresh=False)
             bar.update(CHECK_EVERY)
-    if step:
-        _last_if_finite(recent, epoch, step)
+    if step == 0:
+        raise DataError(f"batch_size: no batch of {recipe.batch_size} has two images a process")
+    _last_if_finite(recent, epoch, step)
     bar.update(step % CHECK_EVERY)
-    return {name: float(value) / rows for name, value in sums.items()}
+    totals = torch.tensor([*map(float, sums.values()), rows], device=labels.device)
+    *over_all, rows_of_all = distributed.sum_over_processes(totals).tolist()
+    return {name: total / rows_of_all for name, total in zip(sums, over_all, strict=True)}
+
+
+def _living(batches: Iterable[tuple[Tensor, Tensor]]) -> Iterable[tuple[Tensor, Tensor]]:
+    """The batches, and a clear word where a process that reads them dies."""
+    try:
+        yield from batches
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise DataError(
+            f"{error}\nA process that reads images died, most often for want of memory. "
+            "The last checkpoint is whole: go on with --resume and fewer --workers (0: none)."
+        ) from error
 
 
 def _last_if_finite(losses: Iterable[Tensor], epoch: int, step: int) -> float:
@@ -215,10 +191,6 @@ def _last_if_finite(losses: Iterable[Tensor], epoch: int, step: int) -> float:
 
 
 def _describe(record: Record) -> str:
-    hidden = ("epoch", "lr", "seconds", "similar_loss", "dissimilar_loss")
-    figures = [
-        f"{name.replace('_', ' ')} {value:.4g}"
-        for name, value in record.items()
-        if name not in hidden
-    ]
+    shown = ("loss", "accuracy", "nmi", "clusters_in_use")
+    figures = [f"{n.replace('_', ' ')} {record[n]:.4g}" for n in shown if n in record]
     return ", ".join([*figures, f"{record['seconds']:.1f} s"])

@@ -62,6 +62,16 @@ def test_other_settings_are_refused(tmp_path):
         checkpoint.load(path, {**SETTINGS, "lr": 0.1, "seed": 3}, CPU)
 
 
+def test_any_settings_are_taken_where_none_are_asked_for(tmp_path):
+    checkpoint.save(tmp_path / "run.pt", {"model": {"w": torch.ones(2)}})
+    assert checkpoint.load(tmp_path / "run.pt", None, CPU)["model"]["w"].sum() == 2
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match=r"run\.pt is not there"):
+        checkpoint.load(tmp_path / "run.pt", SETTINGS, CPU)
+
+
 class _Payload:
     def __reduce__(self):
         return os.mkdir, ("pwned",)

@@ -74,8 +74,12 @@ def test_nmi_is_the_definition_with_the_geometric_mean(random_case):
     expected = information / math.sqrt(math.prod(entropies))
     assert metrics.nmi(clusters, labels) == pytest.approx(expected)
     # The case tells the geometric mean from the arithmetic one.
-    arithmetic = normalized_mutual_info_score(labels, clusters)
-    assert abs(metrics.nmi(clusters, labels) - arithmetic) > 1e-6
+    arithmetic = metrics.nmi(clusters, labels, "arithmetic")
+    assert arithmetic == pytest.approx(2 * information / sum(entropies))
+    assert arithmetic == pytest.approx(normalized_mutual_info_score(labels, clusters))
+    assert abs(expected - arithmetic) > 1e-6
+    scores = metrics.clustering(clusters, labels, clusters, labels, 5, 5)
+    assert (scores.nmi, scores.nmi_arithmetic) == pytest.approx((expected, arithmetic))
 
 
 def test_collapsed_clustering():
@@ -105,3 +109,9 @@ def test_wilson_interval_is_the_formula(correct, n):
     assert accuracy.value == p
     assert accuracy.low == pytest.approx(centre - half, abs=1e-9)
     assert accuracy.high == pytest.approx(centre + half, abs=1e-9)
+
+
+def test_classification():
+    scores = metrics.classification(np.array([0, 1, 1, 2]), np.array([0, 1, 2, 2]), 3)
+    assert (scores.accuracy.correct, scores.accuracy.n) == (3, 4)
+    assert scores.confusion == [[1, 0, 0], [0, 1, 0], [0, 1, 1]]

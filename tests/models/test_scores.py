@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from models.data import ImageData, Level, MemorySplit
-from models.evaluation import clustering_scores, epoch_scores, predict
+from models.scores import epoch_scores, final_scores, predict
 
 
 class Lookup(nn.Module):
@@ -13,7 +13,7 @@ class Lookup(nn.Module):
 
     def forward(self, images):
         assert not self.training
-        return nn.functional.one_hot(images.flatten().long(), 3).float()
+        return {"fc3": nn.functional.one_hot(images.flatten().long(), 3).float()}
 
 
 def split(clusters, labels):
@@ -28,13 +28,17 @@ def data():
     return ImageData("", (Level("class", ("a", "b", "c")),), train, test)
 
 
+def final(data, clusters=True):
+    return final_scores(Lookup(), data, predict(Lookup(), data.test), clusters=clusters)
+
+
 def test_predict_keeps_the_order(data):
     outputs = predict(Lookup(), data.test, batch_size=2)
     assert outputs.argmax(1).tolist() == [0, 1, 2, 2, 2]
 
 
 def test_only_one_assignment_is_fitted_on_the_training_set(data):
-    scores = clustering_scores(Lookup(), data)
+    scores = final(data)
     assert scores.accuracy.correct == 4
     assert scores.train_fitted_accuracy.correct == 2
     assert scores.accuracy.n == scores.train_fitted_accuracy.n == 5
@@ -42,8 +46,13 @@ def test_only_one_assignment_is_fitted_on_the_training_set(data):
 
 
 def test_curves_show_the_same_as_the_final_scores(data):
-    final = clustering_scores(Lookup(), data)
     record = epoch_scores(Lookup(), data, clusters=True)
-    expected = {"accuracy": 4 / 5, "nmi": pytest.approx(final.nmi), "clusters_in_use": 3}
+    expected = {"accuracy": 4 / 5, "nmi": pytest.approx(final(data).nmi), "clusters_in_use": 3}
     assert record == expected
     assert epoch_scores(Lookup(), data, clusters=False) == {"accuracy": 2 / 5}
+
+
+def test_a_classification_is_scored_by_its_classes(data):
+    scores = final(data, clusters=False)
+    assert (scores.accuracy.correct, scores.accuracy.n) == (2, 5)
+    assert scores.confusion == [[0, 1, 1], [1, 0, 0], [0, 0, 2]]

@@ -1,0 +1,50 @@
+"""What is minimised: cross-entropy on the last layer, or the pair loss on a variant's layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+import pairloss
+from models.networks.variants import FINE, Tap
+
+Outputs = dict[str, Tensor]  # of a network's layers, by name
+# A loss of (outputs, labels (N, levels)), and named figures worth a curve.
+Objective = Callable[[Outputs, Tensor], tuple[Tensor, dict[str, Tensor]]]
+
+
+def cross_entropy(outputs: Outputs, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """The objective of classification: the last layer's outputs are classes."""
+    return functional.cross_entropy(outputs["fc3"].float(), labels[:, FINE]), {}
+
+
+class PairObjective:
+    """The objective of clustering: the weighted sum of the pair loss on each of ``taps``.
+
+    Labels only say which pairs are similar. ``options`` are those of
+    :func:`pairloss.pair_kl_hinge_loss`. Its gradient is in the recipes that of Hsu & Kira's code,
+    through the second argument of KL only: the paper follows their implementation, and it trains
+    better. With the exact one about every second run ends with two classes under one output, since
+    different mixtures of outputs can also be a margin apart.
+    """
+
+    def __init__(self, taps: Sequence[Tap], **options: Any) -> None:
+        self.taps = tuple(taps)
+        self.options = options
+
+    def __call__(self, outputs: Outputs, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        losses = []
+        figures = {}
+        for tap in self.taps:
+            loss, stats = pairloss.pair_kl_hinge_loss(
+                outputs[tap.layer], labels[:, tap.level], return_stats=True, **self.options
+            )
+            losses.append(tap.weight * loss)
+            figures[f"{tap.layer}_active_fraction"] = stats.active_fraction
+            figures[f"{tap.layer}_similar_loss"] = stats.similar_loss
+            figures[f"{tap.layer}_dissimilar_loss"] = stats.dissimilar_loss
+        return torch.stack(losses).sum(), figures

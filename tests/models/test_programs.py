@@ -1,0 +1,130 @@
+"""The programs from their command lines: training, SIGKILL, warm start, scoring, errors."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from models import classify, cluster, evaluate, warmstart
+from models.recipe import load
+
+ROOT = Path(cluster.__file__).parents[1]
+TINY = [
+    "--data", "digits", "--limit", "200", "--width", "0.1", "--epochs", "2", "--batch-size", "25",
+    "--device", "cpu", "--tsne-points", "40",
+]  # fmt: skip
+
+
+def weights(folder):
+    return torch.load(folder / "weights.pt", weights_only=True)["model"]
+
+
+@pytest.fixture(scope="module")
+def clustered(tmp_path_factory):
+    """A folder with an ended clustering of variant D."""
+    out = tmp_path_factory.mktemp("cluster")
+    assert cluster.main([*TINY, "--recipe", "table10-cifar10", "--out", str(out)]) == 0
+    return out
+
+
+def test_a_recipe_and_what_the_command_line_says_otherwise(clustered):
+    recipe = load(clustered / "recipe.toml")
+    assert (recipe.variant, recipe.loss_weights) == ("D", (0.4, 0.2, 0.4))
+    assert (recipe.data, recipe.epochs, recipe.batch_size) == ("digits", 2, 25)
+    assert recipe.milestones == (1, 2)
+    page = (clustered / "report.html").read_text()
+    assert "0.4 x skip (form), 0.2 x fc2 (digit), 0.4 x fc3 (digit)" in page
+    assert "table10-cifar10" in page  # the command
+
+
+def test_the_written_recipe_repeats_the_run(clustered, tmp_path, capsys):
+    arguments = ["--recipe", str(clustered / "recipe.toml"), "--out", str(tmp_path)]
+    assert cluster.main([*arguments, "--device", "cpu", "--tsne-points", "40"]) == 0
+    torch.testing.assert_close(weights(tmp_path), weights(clustered), rtol=0, atol=0)
+    printed = capsys.readouterr().out
+    accuracy = json.loads((clustered / "results.json").read_text())["scores"]["accuracy"]["value"]
+    assert f"{100 * accuracy:.2f}" in printed
+
+
+def test_warm_start_and_evaluation(clustered, tmp_path, capsys):
+    warm = ["--start", str(clustered), "--epochs", "1", "--batch-size", "25", "--device", "cpu"]
+    assert warmstart.main([*warm, "--tsne-points", "40", "--out", str(tmp_path)]) == 0
+    recipe = load(tmp_path / "recipe.toml")
+    assert (recipe.task, recipe.variant, recipe.width, recipe.limit) == (
+        "classification", "D", 0.1, 200,
+    )  # fmt: skip
+    assert recipe.weight_decay == load("table6-cifar10").weight_decay
+    for folder in (clustered, tmp_path):
+        capsys.readouterr()
+        out = tmp_path / "scores"
+        assert evaluate.main([str(folder), "--device", "cpu", "--out", str(out)]) == 0
+        scores = json.loads((out / "scores.json").read_text())
+        assert scores == json.loads((folder / "results.json").read_text())["scores"]
+        assert f"{100 * scores['accuracy']['value']:.2f}" in capsys.readouterr().out
+
+
+def test_killed_and_resumed_is_the_same_run_to_the_bit(clustered, tmp_path):
+    arguments = [*TINY, "--recipe", "table10-cifar10", "--out", str(tmp_path)]
+    # Another process, slow enough to be killed in the middle of its second epoch.
+    program = (
+        "import sys, time\n"
+        "from models import cluster, objectives\n"
+        "step = objectives.PairObjective.__call__\n"
+        "def slow(self, outputs, labels):\n"
+        "    time.sleep(0.1)\n"
+        "    return step(self, outputs, labels)\n"
+        "objectives.PairObjective.__call__ = slow\n"
+        "cluster.main(sys.argv[1:])\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, *arguments], cwd=ROOT) as process:
+        checkpoint = tmp_path / "checkpoint.pt"
+        for _ in range(1200):
+            time.sleep(0.05)
+            if checkpoint.exists() and torch.load(checkpoint, weights_only=True)["history"]:
+                break
+        os.kill(process.pid, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert len(torch.load(checkpoint, weights_only=True)["history"]) == 1
+    assert not (tmp_path / "results.json").exists()
+    assert cluster.main([*arguments, "--resume"]) == 0
+    torch.testing.assert_close(weights(tmp_path), weights(clustered), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "message"),
+    [
+        (classify, ["--recipe", "table7-cifar10"], "expected one of classification"),
+        (classify, ["--recipe", "table99"], "expected the path of a .toml, or table10-birdsnap34"),
+        (cluster, ["--epochs", "0"], "epochs: expected int of at least 1, got 0"),
+        (cluster, ["--lr", "nan"], "lr: expected float of at least 0, got nan"),
+        (cluster, ["--loss-weights", "1", "2"], "loss_weights: expected 1 for variant A"),
+        (cluster, [*TINY, "--network", "alexnet"], "alexnet cannot take scikit-learn digits"),
+        (warmstart, ["--start", "nowhere"], "nowhere has no results.json"),
+        (evaluate, ["nowhere"], "nowhere has no results.json"),
+        (cluster, [*TINY, "--data", "cifar10", "--data-root", "nowhere"], "CIFAR10 was not found"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_a_line(program, arguments, message, tmp_path, capsys):
+    assert program.main([*arguments, "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+
+
+def test_a_run_that_diverges_stops(tmp_path, capsys):
+    assert classify.main([*TINY, "--lr", "1e30", "--out", str(tmp_path)]) == 1
+    assert "error: stopped, the loss is" in capsys.readouterr().err
+
+
+def test_options_that_do_not_exist_are_refused(capsys):
+    for arguments in (["--task", "clustering"], ["--variant", "E"], ["--epochs", "many"]):
+        with pytest.raises(SystemExit) as stopped:
+            cluster.main(arguments)
+        assert stopped.value.code == 2
+        assert arguments[0] in capsys.readouterr().err

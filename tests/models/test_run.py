@@ -1,0 +1,118 @@
+"""One run from recipe to folder: what is written, the warm start, a resume, what is refused."""
+
+import json
+
+import pytest
+import torch
+
+from models import run as runs
+from models.checkpoint import CheckpointError
+from models.data import ImageData
+from models.recipe import Recipe, RecipeError, load
+from models.run import EndedRun, read_recipe, run
+from models.training import NonFiniteLossError
+
+RECIPE = Recipe(
+    data="digits", width=0.5, epochs=2, batch_size=20, milestones=(1,), task="clustering"
+)
+
+
+def weights(folder):
+    return torch.load(folder / "weights.pt", weights_only=True)["model"]
+
+
+def test_everything_is_written(prototypes, tmp_path):
+    results = run(RECIPE, prototypes, tmp_path, title="mine", command="python ...")
+    names = ["outputs.pt", "recipe.toml", "results.json", "weights.pt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert json.loads((tmp_path / "results.json").read_text()) == results
+    assert load(tmp_path / "recipe.toml") == read_recipe(tmp_path) == RECIPE
+    assert (results["title"], results["command"]) == ("mine", "python ...")
+    assert [record["epoch"] for record in results["history"]] == [1, 2]
+    assert results["versions"]["torch"] == torch.__version__
+    assert results["data"]["levels"] == {"kind": ["a", "b", "c", "d"], "group": ["ab", "cd"]}
+
+    ended = EndedRun.read(tmp_path)
+    assert ended.outputs.shape == (40, 4)
+    assert ended.labels.tolist() == [i % 4 for i in range(40)]
+    assert ended.classes == ["a", "b", "c", "d"]
+    assert ended.clusters
+    # The scores are those of the outputs, after the last epoch.
+    scores = results["scores"]
+    assert scores["accuracy"]["n"] == sum(map(sum, scores["confusion"])) == 40
+    assert scores["accuracy"]["correct"] == sum(scores["confusion"][i][i] for i in range(4))
+    assert scores["accuracy"]["value"] == results["history"][-1]["accuracy"]
+    assert scores["clusters_in_use"] == len(ended.outputs.argmax(1).unique())
+
+
+@pytest.mark.parametrize("variant", "ABCD")
+def test_every_variant_learns_and_warm_starts(prototypes, tmp_path, variant):
+    recipe = RECIPE.with_values(variant=variant, epochs=10)
+    results = run(recipe, prototypes, tmp_path / "cluster")
+    for tap in recipe.taps:
+        losses = [
+            r[f"{tap.layer}_similar_loss"] + r[f"{tap.layer}_dissimilar_loss"]
+            for r in results["history"]
+        ]
+        assert losses[-1] < 0.95 * losses[0]
+    assert results["history"][-1]["loss"] < 0.6 * results["history"][0]["loss"]
+    warm = recipe.with_values(task="classification", loss_weights=(), epochs=3)
+    results = run(warm, prototypes, tmp_path / "warm", start=tmp_path / "cluster")
+    assert results["scores"]["accuracy"]["value"] > 0.9
+    assert results["start"] == recipe.plain()
+    assert weights(tmp_path / "warm").keys() == weights(tmp_path / "cluster").keys()
+    assert any("skip" in name for name in weights(tmp_path / "warm")) == (variant == "D")
+
+
+def test_a_warm_start_begins_with_the_clusterings_last_weights(prototypes, tmp_path):
+    run(RECIPE, prototypes, tmp_path / "cluster")
+    still = RECIPE.with_values(task="classification", lr=0.0, momentum=0.0, epochs=1)
+    run(still, prototypes, tmp_path / "warm", start=tmp_path / "cluster")
+    begun = {
+        n: w for n, w in weights(tmp_path / "cluster").items() if n.endswith(("weight", "bias"))
+    }
+    kept = {name: weights(tmp_path / "warm")[name] for name in begun}
+    torch.testing.assert_close(kept, begun, rtol=0, atol=0)
+
+
+def test_equal_seeds_give_equal_weights_and_others_do_not(prototypes, tmp_path):
+    for name, seed in (("one", 0), ("again", 0), ("other", 1)):
+        run(RECIPE.with_values(seed=seed), prototypes, tmp_path / name)
+    one, again, other = (weights(tmp_path / name) for name in ("one", "again", "other"))
+    torch.testing.assert_close(again, one, rtol=0, atol=0)
+    assert not torch.equal(other["head.fc3.weight"], one["head.fc3.weight"])
+
+
+def test_an_ended_run_is_only_read(prototypes, tmp_path, monkeypatch):
+    first = run(RECIPE, prototypes, tmp_path)
+    monkeypatch.setattr(runs, "train", None)
+    assert run(RECIPE, prototypes, tmp_path, resume=True) == first
+    with pytest.raises(CheckpointError, match=r"results\.json is of .*lr was 0\.01, now 0\.5"):
+        run(RECIPE.with_values(lr=0.5), prototypes, tmp_path, resume=True)
+
+
+def test_a_new_run_does_not_leave_old_results_beside_it(prototypes, tmp_path):
+    run(RECIPE, prototypes, tmp_path)
+    with pytest.raises(NonFiniteLossError):
+        run(RECIPE.with_values(lr=1e30), prototypes, tmp_path)
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_coarse_labels_must_be_there(prototypes, tmp_path):
+    flat = ImageData("flat", prototypes.levels[:1], prototypes.train, prototypes.test)
+    with pytest.raises(RecipeError, match="variant: C needs coarse labels, and flat has only kind"):
+        run(RECIPE.with_values(variant="C"), flat, tmp_path)
+
+
+def test_a_network_that_cannot_take_the_images_is_named(prototypes, tmp_path):
+    with pytest.raises(RecipeError, match="alexnet cannot take prototypes: .*at least 63 x 63"):
+        run(RECIPE.with_values(network="alexnet"), prototypes, tmp_path)
+
+
+def test_weights_of_another_network_are_refused(prototypes, tmp_path):
+    run(RECIPE, prototypes, tmp_path / "cluster")
+    wider = RECIPE.with_values(width=1.0)
+    with pytest.raises(CheckpointError, match=r"weights\.pt is of another network"):
+        run(wider, prototypes, tmp_path / "warm", start=tmp_path / "cluster")
+    with pytest.raises(CheckpointError, match="nowhere has no results.json: no run has ended"):
+        run(RECIPE, prototypes, tmp_path / "warm", start=tmp_path / "nowhere")
