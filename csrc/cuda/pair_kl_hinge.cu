@@ -9,7 +9,7 @@
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
-#include <tuple>
+#include <optional>
 
 #include "check.h"
 #include "cuda/pair_kl_hinge_kernels.cuh"
@@ -17,8 +17,9 @@
 namespace pairloss::cuda {
 namespace {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
+void zero(Tensor tensor) {
+  if (tensor.numel() > 0) torch::stable::zero_(tensor);
+}
 
 // body(scalar_t()) for the element type of the logits.
 template <typename Body>
@@ -33,7 +34,7 @@ void dispatch(const Tensor& logits, Body body) {
     case ScalarType::BFloat16:
       return body(torch::headeronly::BFloat16());
     default:
-      STD_TORCH_CHECK(false, "check_arguments lets no other type pass");
+      STD_TORCH_CHECK(false, "checked() lets no other type pass");
   }
 }
 
@@ -43,90 +44,106 @@ cudaStream_t current_stream(int32_t device) {
   return static_cast<cudaStream_t>(stream);
 }
 
+template <typename T>
+const T* pointer(const std::optional<Tensor>& tensor) {
+  return tensor ? tensor->const_data_ptr<T>() : nullptr;
+}
+
 template <typename scalar_t, typename out_t>
-Arguments<scalar_t, out_t> make_arguments(const Tensor& dense_logits, const Tensor& dense_labels,
-                                          double margin, int64_t gradient, Reduction reduction,
-                                          int64_t ignore_index) {
-  Arguments<scalar_t, out_t> arguments{};
-  arguments.logits = dense_logits.const_data_ptr<scalar_t>();
-  arguments.labels = dense_labels.const_data_ptr<int64_t>();
-  arguments.ignore_index = ignore_index;
-  arguments.margin = margin;
-  arguments.gradient = static_cast<Gradient>(gradient);
-  arguments.reduction = reduction;
-  return arguments;
+Evaluation<scalar_t, out_t> make_evaluation(const Arguments& a) {
+  using acc_t = accumulator_t<scalar_t>;
+  Evaluation<scalar_t, out_t> e{};
+  e.rows = a.rows();
+  e.classes = a.columns();
+  e.levels = static_cast<int>(a.levels());
+  e.logits = a.logits.const_data_ptr<scalar_t>();
+  e.labels = pointer<int64_t>(a.labels);
+  e.similarity = pointer<int8_t>(a.similarity);
+  e.ref_rows = a.ref_rows();
+  e.ref_logits = pointer<scalar_t>(a.ref_logits);
+  e.ref_labels = pointer<int64_t>(a.ref_labels);
+  e.weights = pointer<acc_t>(a.sample_weights);
+  e.ref_weights = pointer<acc_t>(a.ref_sample_weights);
+  e.level_weights = pointer<double>(a.level_weights);
+  e.ignore_index = a.ignore_index;
+  e.margin = a.margin;
+  e.similar_weight = a.similar_weight;
+  e.dissimilar_weight = a.dissimilar_weight;
+  e.balance = a.balance;
+  e.gradient = static_cast<Gradient>(a.gradient);
+  e.reduction = static_cast<Reduction>(a.reduction);
+  return e;
 }
 
 // The allocator keeps the workspace alive for the kernels queued here: it is reused in the order of
 // the stream.
 template <typename scalar_t, typename out_t>
-void enqueue(const Arguments<scalar_t, out_t>& arguments, const Tensor& logits) {
-  using acc_t = accumulator_t<scalar_t>;
-  const int64_t rows = logits.size(0), classes = logits.size(1);
-  const Plan plan = make_plan<acc_t>(rows, classes, default_chunk_rows(rows, classes));
-  const int64_t bytes = workspace_bytes<acc_t>(plan, arguments.gradient, arguments.grad != nullptr);
+void enqueue(const Evaluation<scalar_t, out_t>& evaluation, const Tensor& logits) {
+  const int64_t bytes = workspace_bytes(evaluation);
   const Tensor workspace = torch::stable::new_empty(logits, {bytes}, ScalarType::Byte);
-  run_pair_kl_hinge(arguments, plan, workspace.mutable_data_ptr(),
+  run_pair_kl_hinge(evaluation, workspace.mutable_data_ptr(),
                     current_stream(logits.get_device_index()));
 }
 
-bool is_plain(const pairloss::Arguments& a) {
-  return a.labels && a.levels() == 1 && !a.ref_logits && !a.sample_weights && !a.level_weights &&
-         a.similar_weight == 1.0 && a.dissimilar_weight == 1.0 && !a.balance;
+bool has_pairs(const Arguments& a) { return a.rows() > 0 && (!a.ref_logits || a.ref_rows() > 0); }
+
+// (rows, K) if it is wanted, else (0,).
+Tensor new_gradient(const Arguments& a, bool wanted, int64_t rows, ScalarType type) {
+  return wanted ? torch::stable::new_empty(a.logits, {rows, a.columns()}, type)
+                : torch::stable::new_empty(a.logits, {0}, type);
 }
 
-Results evaluate(const pairloss::Arguments& a) {
-  PAIRLOSS_CHECK(is_plain(a), "not yet in the fused kernels");
+Results evaluate(const Arguments& a) {
   const Tensor& logits = a.logits;
   const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
 
-  const int64_t rows = a.rows(), classes = a.columns();
-  const bool per_row = a.per_row();
-  const bool wants_grad = a.with_grad && !per_row;
   const ScalarType acc_type = accumulation_type(logits);
-  Tensor loss = per_row ? torch::stable::new_empty(logits, {rows}, acc_type)
-                        : torch::stable::new_empty(logits, {}, acc_type);
-  Tensor stats = torch::stable::new_empty(logits, {kStats, 1}, ScalarType::Double);
-  Tensor grad = wants_grad ? torch::stable::new_empty(logits, {rows, classes}, acc_type)
-                           : torch::stable::new_empty(logits, {0}, acc_type);
-  Tensor ref_grad = torch::stable::new_empty(logits, {0}, acc_type);
-  if (rows == 0) {
-    torch::stable::zero_(loss);
-    torch::stable::zero_(stats);
+  Tensor loss = a.per_row() ? torch::stable::new_empty(logits, {a.rows()}, acc_type)
+                            : torch::stable::new_empty(logits, {}, acc_type);
+  Tensor stats = torch::stable::new_empty(logits, {kStats, a.levels()}, ScalarType::Double);
+  const bool with_grad = a.with_grad && !a.per_row();
+  const bool with_ref_grad = a.with_ref_grad && a.ref_logits && !a.per_row();
+  Tensor grad = new_gradient(a, with_grad, a.rows(), acc_type);
+  Tensor ref_grad = new_gradient(a, with_ref_grad, a.ref_rows(), acc_type);
+  if (!has_pairs(a)) {
+    for (const Tensor& result : {loss, stats, grad, ref_grad}) zero(result);
     return {loss, stats, grad, ref_grad};
   }
 
   dispatch(logits, [&](auto element) {
     using scalar_t = decltype(element);
     using acc_t = accumulator_t<scalar_t>;
-    auto arguments =
-        make_arguments<scalar_t, acc_t>(logits, *a.labels, a.margin, a.gradient,
-                                        static_cast<Reduction>(a.reduction), a.ignore_index);
-    arguments.loss = loss.mutable_data_ptr<acc_t>();
-    arguments.stats = stats.mutable_data_ptr<double>();
-    if (wants_grad) arguments.grad = grad.mutable_data_ptr<acc_t>();
-    enqueue(arguments, logits);
+    auto evaluation = make_evaluation<scalar_t, acc_t>(a);
+    evaluation.loss = loss.mutable_data_ptr<acc_t>();
+    evaluation.stats = stats.mutable_data_ptr<double>();
+    if (with_grad) evaluation.grad = grad.mutable_data_ptr<acc_t>();
+    if (with_ref_grad) evaluation.ref_grad = ref_grad.mutable_data_ptr<acc_t>();
+    enqueue(evaluation, logits);
   });
   return {loss, stats, grad, ref_grad};
 }
 
-// The gradient of reduction none for the upstream gradient (N,), in the dtype of logits.
-Gradients differentiate(const pairloss::Arguments& a, const Tensor& upstream) {
-  PAIRLOSS_CHECK(is_plain(a), "not yet in the fused kernels");
+// The gradients of reduction none for the upstream gradient (N,), in the dtype of logits.
+Gradients differentiate(const Arguments& a, const Tensor& upstream) {
   const Tensor& logits = a.logits;
   const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
 
-  Tensor grad = torch::stable::new_empty(logits, {a.rows(), a.columns()});
-  Tensor ref_grad = torch::stable::new_empty(logits, {0});
-  if (a.rows() == 0) return {grad, ref_grad};
+  const bool with_ref_grad = a.with_ref_grad && a.ref_logits;
+  Tensor grad = new_gradient(a, a.with_grad, a.rows(), logits.scalar_type());
+  Tensor ref_grad = new_gradient(a, with_ref_grad, a.ref_rows(), logits.scalar_type());
+  if (!has_pairs(a)) {
+    for (const Tensor& result : {grad, ref_grad}) zero(result);
+    return {grad, ref_grad};
+  }
+  if (!a.with_grad && !with_ref_grad) return {grad, ref_grad};
 
   dispatch(logits, [&](auto element) {
     using scalar_t = decltype(element);
-    auto arguments = make_arguments<scalar_t, scalar_t>(logits, *a.labels, a.margin, a.gradient,
-                                                        Reduction::none, a.ignore_index);
-    arguments.upstream = upstream.const_data_ptr<accumulator_t<scalar_t>>();
-    arguments.grad = grad.mutable_data_ptr<scalar_t>();
-    enqueue(arguments, logits);
+    auto evaluation = make_evaluation<scalar_t, scalar_t>(a);
+    evaluation.upstream = upstream.const_data_ptr<accumulator_t<scalar_t>>();
+    if (a.with_grad) evaluation.grad = grad.mutable_data_ptr<scalar_t>();
+    if (with_ref_grad) evaluation.ref_grad = ref_grad.mutable_data_ptr<scalar_t>();
+    enqueue(evaluation, logits);
   });
   return {grad, ref_grad};
 }
@@ -136,5 +153,6 @@ Gradients differentiate(const pairloss::Arguments& a, const Tensor& upstream) {
 
 STABLE_TORCH_LIBRARY_IMPL(pairloss, CUDA, m) {
   m.impl("pair_kl_hinge", TORCH_BOX(&pairloss::pair_kl_hinge<&pairloss::cuda::evaluate>));
-  m.impl("pair_kl_hinge_backward", TORCH_BOX(&pairloss::pair_kl_hinge_backward<&pairloss::cuda::differentiate>));
+  m.impl("pair_kl_hinge_backward",
+         TORCH_BOX(&pairloss::pair_kl_hinge_backward<&pairloss::cuda::differentiate>));
 }

@@ -112,6 +112,7 @@ class Machine {
   // Order of the blocks of a grid and of the threads of a block: 0 ascending, 1 descending, else
   // shuffled.
   unsigned seed = 0;
+  int64_t launches = 0;
 
   template <typename Body>
   void run_grid(dim3 grid, int threads, Body body) {
@@ -121,6 +122,7 @@ class Machine {
     if (grid.x < 1 || grid.y < 1 || grid.z < 1 || grid.x > 0x7fffffffu || grid.y > 65535 ||
         grid.z > 65535)
       throw Error("launch: invalid grid");
+    ++launches;
     gridDim = grid;
     blockDim = dim3(static_cast<unsigned>(threads));
     body_ = body;

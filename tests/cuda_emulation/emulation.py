@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,134 +36,193 @@ def build(name: str) -> ctypes.CDLL:
 
 
 class _Call(ctypes.Structure):
-    """Call of pair_kl_hinge.cpp."""
+    """Call of pair_kl_hinge.cpp. What is not set is 0, or a null pointer."""
 
     _fields_ = [
         ("element", ctypes.c_int64),
         ("rows", ctypes.c_int64),
         ("classes", ctypes.c_int64),
+        ("levels", ctypes.c_int64),
+        ("ref_rows", ctypes.c_int64),
         ("logits", ctypes.c_void_p),
         ("labels", ctypes.c_void_p),
+        ("similarity", ctypes.c_void_p),
+        ("ref_logits", ctypes.c_void_p),
+        ("ref_labels", ctypes.c_void_p),
+        ("sample_weights", ctypes.c_void_p),
+        ("ref_sample_weights", ctypes.c_void_p),
+        ("level_weights", ctypes.c_void_p),
         ("ignore_index", ctypes.c_int64),
         ("margin", ctypes.c_double),
+        ("similar_weight", ctypes.c_double),
+        ("dissimilar_weight", ctypes.c_double),
+        ("balance", ctypes.c_int64),
         ("gradient", ctypes.c_int64),
         ("reduction", ctypes.c_int64),
         ("upstream", ctypes.c_void_p),
         ("loss", ctypes.c_void_p),
         ("stats", ctypes.c_void_p),
         ("grad", ctypes.c_void_p),
+        ("ref_grad", ctypes.c_void_p),
         ("chunk_rows", ctypes.c_int64),
         ("seed", ctypes.c_int64),
+        ("launches", ctypes.c_void_p),
     ]
 
 
 class Result(NamedTuple):
-    """What pair_kl_hinge returns."""
+    """What pair_kl_hinge returns; stats are (5,) for labels (N,)."""
 
     loss: Tensor
     stats: Tensor
     grad: Tensor | None
+    ref_grad: Tensor | None = None
 
 
 class Kernels:
     """The two operators on the emulation: like torch.ops.pairloss, for tensors on the CPU.
 
-    ``chunk_rows`` forces the size of the chunks of rows, ``seed`` the order of threads and blocks.
+    ``inputs_and_options``: the tensors of :class:`pairloss._arguments.Inputs` by their names, and
+    the other arguments of the operators; ``chunk_rows`` forces the size of the chunks of rows,
+    ``seed`` the order of threads and blocks.
     """
 
     def __init__(self, library: ctypes.CDLL):
         library.emulate_pair_kl_hinge.restype = ctypes.c_char_p
         library.workspace_bytes_float32.restype = ctypes.c_int64
-        library.workspace_bytes_float32.argtypes = [ctypes.c_int64] * 4
         self.library = library
+        self.launches = 0  # of the last call
 
     def forward(
         self,
         logits: Tensor,
-        labels: Tensor,
+        labels: Tensor | None = None,
         *,
-        margin: float = 2.0,
         gradient: str = "both",
         reduction: str = "mean",
-        ignore_index: int = -100,
         with_grad: bool = True,
-        chunk_rows: int = 0,
-        seed: int = 0,
+        with_ref_grad: bool = False,
+        **inputs_and_options: Any,
     ) -> Result:
         """pair_kl_hinge. Results start as NaN, so that what the kernels do not write is seen."""
-        dtype = _accumulation_dtype(logits)
+        dtype = accumulation_dtype(logits)
         per_row = reduction == "none"
-        loss = torch.full(logits.shape[:1] if per_row else (), torch.nan, dtype=dtype)
-        stats = torch.full((5,), torch.nan, dtype=torch.float64)
-        grad = (
-            torch.full(logits.shape, torch.nan, dtype=dtype) if with_grad and not per_row else None
+        levels = labels.shape[1:] if labels is not None else ()
+        ref_logits = inputs_and_options.get("ref_logits")
+        result = Result(
+            _unwritten(logits.shape[:1] if per_row else (), dtype),
+            _unwritten((5, *levels), torch.float64),
+            _unwritten(logits.shape, dtype) if with_grad and not per_row else None,
+            _unwritten(ref_logits.shape, dtype) if with_ref_grad and not per_row else None,
         )
         self._call(
-            logits,
-            labels,
-            margin=margin,
+            {"logits": logits, "labels": labels},
+            result._asdict(),
             gradient=GRADIENTS[gradient],
             reduction=REDUCTIONS[reduction],
-            ignore_index=ignore_index,
-            loss=loss.data_ptr(),
-            stats=stats.data_ptr(),
-            grad=grad.data_ptr() if grad is not None else None,
-            chunk_rows=chunk_rows,
-            seed=seed,
+            **inputs_and_options,
         )
-        return Result(loss, stats, grad)
+        return result
 
     def backward(
         self,
         upstream: Tensor,
         logits: Tensor,
-        labels: Tensor,
+        labels: Tensor | None = None,
         *,
-        margin: float = 2.0,
         gradient: str = "both",
-        ignore_index: int = -100,
-        chunk_rows: int = 0,
-        seed: int = 0,
-    ) -> Tensor:
-        """pair_kl_hinge_backward: the gradient of reduction "none"."""
-        upstream = upstream.to(_accumulation_dtype(logits)).contiguous()
-        grad = torch.full(logits.shape, torch.nan, dtype=logits.dtype)
+        with_grad: bool = True,
+        with_ref_grad: bool = False,
+        **inputs_and_options: Any,
+    ) -> Result:
+        """pair_kl_hinge_backward: the gradients of reduction "none". No loss, no stats."""
+        ref_logits = inputs_and_options.get("ref_logits")
+        grad = _unwritten(logits.shape, logits.dtype) if with_grad else None
+        ref_grad = _unwritten(ref_logits.shape, logits.dtype) if with_ref_grad else None
+        upstream = upstream.to(accumulation_dtype(logits))
         self._call(
-            logits,
-            labels,
-            margin=margin,
+            {"logits": logits, "labels": labels, "upstream": upstream},
+            {"grad": grad, "ref_grad": ref_grad},
             gradient=GRADIENTS[gradient],
             reduction=REDUCTIONS["none"],
-            ignore_index=ignore_index,
-            upstream=upstream.data_ptr(),
-            grad=grad.data_ptr(),
-            chunk_rows=chunk_rows,
-            seed=seed,
+            **inputs_and_options,
         )
-        return grad
+        return Result(torch.empty(0), torch.empty(0), grad, ref_grad)
 
-    def workspace_bytes(self, rows: int, classes: int, gradient: str = "both") -> int:
-        """Memory of one float32 call with a gradient, beyond its arguments and results."""
-        return self.library.workspace_bytes_float32(rows, classes, GRADIENTS[gradient], 1)
+    def workspace_bytes(self, rows: int, classes: int, ref_rows: int = 0, levels: int = 1) -> int:
+        """Memory of one float32 call with all gradients, beyond its arguments and results."""
+        something = ctypes.c_double()
+        pointer = ctypes.addressof(something)
+        call = _Call(
+            rows=rows,
+            classes=classes,
+            levels=levels,
+            ref_rows=ref_rows,
+            labels=pointer,
+            gradient=GRADIENTS["both"],
+            reduction=REDUCTIONS["mean"],
+            stats=pointer,
+            grad=pointer,
+            ref_grad=pointer if ref_rows else None,
+        )
+        return self.library.workspace_bytes_float32(ctypes.byref(call))
 
-    def _call(self, logits: Tensor, labels: Tensor, **options: float | int | None) -> None:
-        logits, labels = logits.detach().contiguous(), labels.contiguous()
-        before = logits.clone(), labels.clone()
+    def _call(
+        self,
+        inputs: dict[str, Tensor | None],
+        results: dict[str, Tensor | None],
+        *,
+        margin: float = 2.0,
+        ignore_index: int = -100,
+        similar_weight: float = 1.0,
+        dissimilar_weight: float = 1.0,
+        balance: bool = False,
+        chunk_rows: int = 0,
+        seed: int = 0,
+        **more: Any,
+    ) -> None:
+        for name in [name for name, value in more.items() if isinstance(value, Tensor)]:
+            inputs[name] = more.pop(name)
+        # As _arguments.py prepares them for the operators.
+        tensors = {name: x.detach().contiguous() for name, x in inputs.items() if x is not None}
+        logits, ref_logits = tensors["logits"], tensors.get("ref_logits")
+        for name in ("sample_weights", "ref_sample_weights"):
+            if name in tensors:
+                tensors[name] = tensors[name].to(accumulation_dtype(logits))
+        before = {name: tensor.clone() for name, tensor in tensors.items()}
+        labels = tensors.get("labels")
+        launches = ctypes.c_int64()
+        written = {name: x.data_ptr() for name, x in results.items() if x is not None}
         call = _Call(
             element=ELEMENTS[logits.dtype],
             rows=logits.shape[0],
             classes=logits.shape[1],
-            logits=logits.data_ptr(),
-            labels=labels.data_ptr(),
-            **options,
+            levels=labels.shape[1] if labels is not None and labels.dim() == 2 else 1,
+            ref_rows=0 if ref_logits is None else ref_logits.shape[0],
+            margin=margin,
+            ignore_index=ignore_index,
+            similar_weight=similar_weight,
+            dissimilar_weight=dissimilar_weight,
+            balance=balance,
+            chunk_rows=chunk_rows,
+            seed=seed,
+            launches=ctypes.addressof(launches),
+            **{name: tensor.data_ptr() for name, tensor in tensors.items()},
+            **written,
+            **more,
         )
         message = self.library.emulate_pair_kl_hinge(ctypes.byref(call))
         if message is not None:
             raise EmulationError(message.decode())
-        for now, then in zip((logits, labels), before, strict=True):
-            if not torch.equal(now.view(torch.uint8), then.view(torch.uint8)):
-                raise EmulationError("the kernels wrote into their inputs")
+        self.launches = launches.value
+        for name, now in tensors.items():
+            if not torch.equal(now.view(torch.uint8), before[name].view(torch.uint8)):
+                raise EmulationError(f"the kernels wrote into {name}")
 
 
-def _accumulation_dtype(logits: Tensor) -> torch.dtype:
+def _unwritten(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    return torch.full(tuple(shape), torch.nan, dtype=dtype)
+
+
+def accumulation_dtype(logits: Tensor) -> torch.dtype:
     return torch.float64 if logits.dtype == torch.float64 else torch.float32

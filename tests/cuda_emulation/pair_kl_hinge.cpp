@@ -10,48 +10,70 @@ namespace {
 using namespace pairloss;
 using namespace pairloss::cuda;
 
-// As in emulation.py.
+// As in emulation.py. A null pointer stands for an argument that is not given.
 struct Call {
   int64_t element;  // 0 float64, 1 float32, 2 float16, 3 bfloat16
-  int64_t rows, classes;
+  int64_t rows, classes, levels, ref_rows;
   const void* logits;
   const int64_t* labels;
+  const int8_t* similarity;
+  const void* ref_logits;
+  const int64_t* ref_labels;
+  const void *weights, *ref_weights;
+  const double* level_weights;
   int64_t ignore_index;
-  double margin;
-  int64_t gradient, reduction;
-  const void* upstream;  // null: the forward op. Else the backward of reduction none, grad in the
-                         // type of logits
+  double margin, similar_weight, dissimilar_weight;
+  int64_t balance, gradient, reduction;
+  const void* upstream;  // null: the forward op. Else the backward of reduction none, gradients in
+                         // the type of logits
   void* loss;
   double* stats;
-  void* grad;          // null: none
-  int64_t chunk_rows;  // 0: the default
-  int64_t seed;        // order of threads and blocks
+  void *grad, *ref_grad;  // null: none
+  int64_t chunk_rows;     // 0: the default
+  int64_t seed;           // order of threads and blocks
+  int64_t* launches;      // how many there were
 };
 
 template <typename scalar_t, typename out_t>
-void run(const Call& call) {
+Evaluation<scalar_t, out_t> evaluation(const Call& call) {
   using acc_t = accumulator_t<scalar_t>;
-  Arguments<scalar_t, out_t> arguments{};
-  arguments.logits = static_cast<const scalar_t*>(call.logits);
-  arguments.labels = call.labels;
-  arguments.ignore_index = call.ignore_index;
-  arguments.margin = call.margin;
-  arguments.gradient = static_cast<Gradient>(call.gradient);
-  arguments.reduction = static_cast<Reduction>(call.reduction);
-  arguments.upstream = static_cast<const acc_t*>(call.upstream);
-  arguments.loss = static_cast<acc_t*>(call.loss);
-  arguments.stats = call.stats;
-  arguments.grad = static_cast<out_t*>(call.grad);
+  Evaluation<scalar_t, out_t> e{};
+  e.rows = call.rows;
+  e.classes = call.classes;
+  e.levels = static_cast<int>(call.levels);
+  e.logits = static_cast<const scalar_t*>(call.logits);
+  e.labels = call.labels;
+  e.similarity = call.similarity;
+  e.ref_rows = call.ref_rows;
+  e.ref_logits = static_cast<const scalar_t*>(call.ref_logits);
+  e.ref_labels = call.ref_labels;
+  e.weights = static_cast<const acc_t*>(call.weights);
+  e.ref_weights = static_cast<const acc_t*>(call.ref_weights);
+  e.level_weights = call.level_weights;
+  e.ignore_index = call.ignore_index;
+  e.margin = call.margin;
+  e.similar_weight = call.similar_weight;
+  e.dissimilar_weight = call.dissimilar_weight;
+  e.balance = call.balance != 0;
+  e.gradient = static_cast<Gradient>(call.gradient);
+  e.reduction = static_cast<Reduction>(call.reduction);
+  e.upstream = static_cast<const acc_t*>(call.upstream);
+  e.loss = static_cast<acc_t*>(call.loss);
+  e.stats = call.stats;
+  e.grad = static_cast<out_t*>(call.grad);
+  e.ref_grad = static_cast<out_t*>(call.ref_grad);
+  return e;
+}
 
-  const int64_t chunk_rows =
-      call.chunk_rows > 0 ? call.chunk_rows : default_chunk_rows(call.rows, call.classes);
-  const Plan plan = make_plan<acc_t>(call.rows, call.classes, chunk_rows);
-  const int64_t bytes = workspace_bytes<acc_t>(plan, arguments.gradient, call.grad != nullptr);
+template <typename scalar_t, typename out_t>
+void run(const Call& call) {
+  const Evaluation<scalar_t, out_t> e = evaluation<scalar_t, out_t>(call);
+  const int64_t bytes = workspace_bytes(e, call.chunk_rows);
   // Exactly as large as it must be, for AddressSanitizer, and full of NaN, for what reads before it
   // writes.
   const std::unique_ptr<void, void (*)(void*)> workspace(std::aligned_alloc(256, bytes), std::free);
   std::memset(workspace.get(), 0xff, bytes);
-  run_pair_kl_hinge(arguments, plan, workspace.get(), nullptr);
+  run_pair_kl_hinge(e, workspace.get(), nullptr, call.chunk_rows);
   emulation::check_guards();
 }
 
@@ -69,7 +91,9 @@ void run(const Call& call) {
 extern "C" const char* emulate_pair_kl_hinge(const Call* call) {
   static std::string message;
   try {
-    emulation::Machine::get().seed = static_cast<unsigned>(call->seed);
+    emulation::Machine& machine = emulation::Machine::get();
+    machine.seed = static_cast<unsigned>(call->seed);
+    machine.launches = 0;
     switch (call->element) {
       case 0:
         run<double>(*call);
@@ -86,6 +110,7 @@ extern "C" const char* emulate_pair_kl_hinge(const Call* call) {
       default:
         throw emulation::Error("element: expected 0 to 3");
     }
+    *call->launches = machine.launches;
     return nullptr;
   } catch (const std::exception& error) {
     emulation::guards().clear();
@@ -94,9 +119,7 @@ extern "C" const char* emulate_pair_kl_hinge(const Call* call) {
   }
 }
 
-// What a call with the default plan allocates beyond its arguments and results.
-extern "C" int64_t workspace_bytes_float32(int64_t rows, int64_t classes, int64_t gradient,
-                                           int64_t with_grad) {
-  const Plan plan = make_plan<float>(rows, classes, default_chunk_rows(rows, classes));
-  return workspace_bytes<float>(plan, static_cast<Gradient>(gradient), with_grad != 0);
+// What a call of the forward op with a gradient allocates beyond its arguments and results.
+extern "C" int64_t workspace_bytes_float32(const Call* call) {
+  return workspace_bytes(evaluation<float, float>(*call));
 }

@@ -48,7 +48,7 @@ def check(
         options["margin"], options["gradient"] = expected.margin, gradient
         for reduction in REDUCTIONS:
             what = f"{gradient}, {reduction}"
-            loss, stats, grad = kernels.forward(logits, labels, reduction=reduction, **options)
+            loss, stats, grad, _ = kernels.forward(logits, labels, reduction=reduction, **options)
             exact = expected.stats(reduction)
             assert stats[:2].tolist() == exact[:2].tolist()
             assert_close(stats[2], exact[2], 1e-15, what)
@@ -57,7 +57,7 @@ def check(
             if grad is not None:
                 exact = expected.grad(gradient, reduction)
                 assert_close(grad, exact, of_full_grad, what, scale)
-        grad = kernels.backward(upstream, logits, labels, **options)
+        grad = kernels.backward(upstream, logits, labels, **options).grad
         exact = expected.grad(gradient, "none", upstream.double().numpy())
         assert_close(grad, exact, of_grad, f"{gradient}, backward", scale)
 
@@ -86,9 +86,9 @@ def test_same_bits_in_any_order_of_threads_and_blocks(
 
     def bits(seed: int) -> list[bytes]:
         options = {"margin": margin, "chunk_rows": 64, "seed": seed}
-        loss, stats, grad = kernels.forward(logits, labels, reduction=reduction, **options)
+        loss, stats, grad, _ = kernels.forward(logits, labels, reduction=reduction, **options)
         if reduction == "none":
-            grad = kernels.backward(upstream, logits, labels, **options)
+            grad = kernels.backward(upstream, logits, labels, **options).grad
         return [tensor.numpy().tobytes() for tensor in (loss, stats, grad)]
 
     ascending = bits(0)
@@ -124,13 +124,13 @@ def test_half_precision_is_computed_in_float32(kernels: Kernels, dtype: torch.dt
     for gradient in GRADIENTS:
         options = {"margin": margin, "gradient": gradient}
         for half, full in zip(
-            kernels.forward(logits, labels, **options),
-            kernels.forward(logits.float(), labels, **options),
+            kernels.forward(logits, labels, **options)[:3],
+            kernels.forward(logits.float(), labels, **options)[:3],
             strict=True,
         ):
             assert torch.equal(half, full)
-        half = kernels.backward(upstream, logits, labels, **options)
-        full = kernels.backward(upstream, logits.float(), labels, **options)
+        half = kernels.backward(upstream, logits, labels, **options).grad
+        full = kernels.backward(upstream, logits.float(), labels, **options).grad
         assert torch.equal(half, full.to(dtype))
 
 
@@ -153,8 +153,8 @@ def test_what_ignored_rows_hold_reaches_nothing(
     assert torch.equal(result.grad, clean.grad)
     assert not result.grad[out].any()
     assert torch.equal(
-        kernels.backward(dirty_upstream, dirty, labels, margin=margin),
-        kernels.backward(upstream, logits, labels, margin=margin),
+        kernels.backward(dirty_upstream, dirty, labels, margin=margin).grad,
+        kernels.backward(upstream, logits, labels, margin=margin).grad,
     )
 
 
@@ -165,11 +165,11 @@ def test_no_pair_is_zero(kernels: Kernels, labels: list[int], value: float, grad
     logits = torch.full((len(labels), 6), value)
     ids = torch.tensor(labels)
     for reduction in REDUCTIONS:
-        loss, stats, grad = kernels.forward(logits, ids, gradient=gradient, reduction=reduction)
+        loss, stats, grad, _ = kernels.forward(logits, ids, gradient=gradient, reduction=reduction)
         assert not loss.any()
         assert not stats.any()
         assert grad is None or not grad.any()
-    assert not kernels.backward(torch.ones(len(labels)), logits, ids, gradient=gradient).any()
+    assert not kernels.backward(torch.ones(len(labels)), logits, ids, gradient=gradient).grad.any()
 
 
 # ---- extreme logits ----
@@ -245,7 +245,7 @@ def test_a_class_masked_in_one_row_of_a_similar_pair(kernels: Kernels, dtype: to
     assert_close(rows[others], expected.loss("none")[others], TOLERANCES[dtype].loss)
     for reduction in ("mean", "sum"):
         options = {"margin": expected.margin, "reduction": reduction}
-        loss, stats, grad = kernels.forward(logits, labels, **options)
+        loss, stats, grad, _ = kernels.forward(logits, labels, **options)
         assert loss.isposinf()
         assert stats[3].isposinf()
         assert stats[4].isfinite()
@@ -254,7 +254,7 @@ def test_a_class_masked_in_one_row_of_a_similar_pair(kernels: Kernels, dtype: to
         assert_close(grad[others], exact, TOLERANCES[dtype].grad)
         second = kernels.forward(logits, labels, gradient="second", **options).grad
         assert_close(second, expected.grad("second", reduction), TOLERANCES[dtype].grad)
-    grad = kernels.backward(torch.rand(20), logits, labels, margin=expected.margin)
+    grad = kernels.backward(torch.rand(20), logits, labels, margin=expected.margin).grad
     assert grad[pair].isnan().all()
     assert grad[others].isfinite().all()
 
@@ -268,11 +268,11 @@ def test_nan_is_not_hidden(kernels: Kernels, row: list[float], classes: int, gra
     labels[5] = IGNORE_INDEX
     valid = labels != IGNORE_INDEX
     for reduction in REDUCTIONS:
-        loss, _, grad = kernels.forward(logits, labels, reduction=reduction, gradient=gradient)
+        loss, _, grad, _ = kernels.forward(logits, labels, reduction=reduction, gradient=gradient)
         assert (loss[valid] if reduction == "none" else loss).isnan().all()
         if grad is not None:
             assert grad[valid].isnan().all()
             assert not grad[~valid].any()
-    grad = kernels.backward(torch.ones(70), logits, labels, gradient=gradient)
+    grad = kernels.backward(torch.ones(70), logits, labels, gradient=gradient).grad
     assert grad[valid].isnan().all()
     assert not grad[~valid].any()

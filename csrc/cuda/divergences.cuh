@@ -1,0 +1,168 @@
+// D_ij and D_ji of a tile of 64 rows x 64 columns, straight from the definition: a sum over classes
+// of P times a difference of rows of L. A thread holds 4 x 4 pairs in registers.
+#pragma once
+
+#include "cuda/pairs.cuh"
+
+namespace pairloss::cuda {
+namespace {
+
+constexpr int kTile = 64;  // rows and columns of a tile of pairs
+constexpr int kMicro = 4;  // a thread holds 4 x 4 elements of its block's tile
+constexpr int kStep = 16;  // classes that are staged at a time
+constexpr int kPad = 4;  // keeps 16-byte alignment, and transposed stores at two-way bank conflicts
+constexpr int kTileLanes = kTile / kMicro;  // threads across a tile: half a warp
+constexpr int kTileThreads = kTileLanes * kTileLanes;
+
+template <typename acc_t>
+struct Divergences {
+  acc_t ij[kMicro][kMicro] = {}, ji[kMicro][kMicro] = {};
+};
+
+// tile[k][r] = matrix[first + r][k0 + k], 0 outside of `rows` and `classes`.
+template <typename Tile, typename acc_t>
+__device__ void stage_transposed(Tile& tile, const acc_t* matrix, int64_t rows, int64_t classes,
+                                 int64_t first, int64_t k0) {
+  for (int e = threadIdx.x; e < kTile * kStep; e += kTileThreads) {
+    const int k = e % kStep, r = e / kStep;
+    const bool inside = first + r < rows && k0 + k < classes;
+    tile[k][r] = inside ? matrix[(first + r) * classes + k0 + k] : acc_t(0);
+  }
+}
+
+// Adds `count` staged classes to the thread's 4 x 4 divergences. The two directions are the same
+// arithmetic with the roles exchanged (and spelt fma, not left to contraction), so D_ij of the pair
+// (i, j) and D_ji of the pair (j, i), which another block computes, agree to the bit, and so do the
+// marks made of them.
+template <bool kUnbounded, typename Tile, typename acc_t>
+__device__ __forceinline__ void add_classes(int count, const Tile& p_i, const Tile& log_p_i,
+                                            const Tile& p_j, const Tile& log_p_j, int i0, int j0,
+                                            Divergences<acc_t>& divergences) {
+  // The sums of a step are added apart: one chain over K = 4096 was off by 1.0e-6 where this is by
+  // 0.4e-6 (D = 2, float).
+  acc_t step_ij[kMicro][kMicro] = {}, step_ji[kMicro][kMicro] = {};
+#pragma unroll 1  // a second step costs the registers of a second block on the multiprocessor
+  for (int k = 0; k < count; ++k) {
+    acc_t p_row[kMicro], log_p_row[kMicro], p_column[kMicro], log_p_column[kMicro];
+#pragma unroll
+    for (int m = 0; m < kMicro; ++m) {
+      p_row[m] = p_i[k][i0 + m];
+      log_p_row[m] = log_p_i[k][i0 + m];
+      p_column[m] = p_j[k][j0 + m];
+      log_p_column[m] = log_p_j[k][j0 + m];
+    }
+#pragma unroll
+    for (int r = 0; r < kMicro; ++r) {
+#pragma unroll
+      for (int c = 0; c < kMicro; ++c) {
+        const acc_t log_ratio = log_p_row[r] - log_p_column[c];
+        step_ij[r][c] = add_kl_term<kUnbounded>(step_ij[r][c], p_row[r], log_ratio);
+        step_ji[r][c] = add_kl_term<kUnbounded>(step_ji[r][c], p_column[c], -log_ratio);
+      }
+    }
+  }
+#pragma unroll
+  for (int r = 0; r < kMicro; ++r) {
+#pragma unroll
+    for (int c = 0; c < kMicro; ++c) {
+      divergences.ij[r][c] += step_ij[r][c];
+      divergences.ji[r][c] += step_ji[r][c];
+    }
+  }
+}
+
+template <typename acc_t>
+__device__ int is_unbounded(const Side<acc_t>& side, int64_t row) {
+  return row < side.rows ? side.unbounded[row] : 0;
+}
+
+// The share of `classes` in the divergences of the tile whose first pair is (row, column). By a
+// block of kTileThreads: thread (x, y) has the pairs (row + 4 y + r, column + 4 x + c).
+template <typename acc_t>
+__device__ __forceinline__ void add_divergences(const Problem<acc_t>& problem, int64_t row,
+                                                int64_t column, Range classes,
+                                                Divergences<acc_t>& divergences) {
+  PAIRLOSS_SHARED(acc_t, p_i, [kStep][kTile + kPad]);
+  PAIRLOSS_SHARED(acc_t, log_p_i, [kStep][kTile + kPad]);
+  PAIRLOSS_SHARED(acc_t, p_j, [kStep][kTile + kPad]);
+  PAIRLOSS_SHARED(acc_t, log_p_j, [kStep][kTile + kPad]);
+
+  const Side<acc_t>&rows = problem.rows, &columns = problem.columns;
+  const int i0 = threadIdx.x / kTileLanes * kMicro, j0 = threadIdx.x % kTileLanes * kMicro;
+  const int t = threadIdx.x % kTile;
+  int unbounded = is_unbounded(rows, row + t) | is_unbounded(columns, column + t);
+  // Also the barrier behind which the last step of the tile before has been read.
+  unbounded = __syncthreads_or(unbounded);
+  for (int64_t k0 = classes.begin; k0 < classes.end; k0 += kStep) {
+    if (k0 > classes.begin) __syncthreads();  // the step before has been read
+    stage_transposed(p_i, rows.p, rows.rows, problem.classes, row, k0);
+    stage_transposed(log_p_i, rows.log_p, rows.rows, problem.classes, row, k0);
+    stage_transposed(p_j, columns.p, columns.rows, problem.classes, column, k0);
+    stage_transposed(log_p_j, columns.log_p, columns.rows, problem.classes, column, k0);
+    __syncthreads();
+    const int count = classes.end - k0 < kStep ? static_cast<int>(classes.end - k0) : kStep;
+    if (unbounded)
+      add_classes<true>(count, p_i, log_p_i, p_j, log_p_j, i0, j0, divergences);
+    else
+      add_classes<false>(count, p_i, log_p_i, p_j, log_p_j, i0, j0, divergences);
+  }
+}
+
+// ---- K in parts, for batches with too few tiles to fill a GPU -----------------------------------
+
+// (parts, tiles, elements of a thread, kTileThreads): a thread finds its own elements again, at
+// consecutive addresses in a warp.
+constexpr int kElements = 2 * kMicro * kMicro;
+
+PAIRLOSS_HOST_DEVICE int64_t partial_index(int64_t tile, int element, int thread) {
+  return (tile * kElements + element) * kTileThreads + thread;
+}
+
+// Part `index` of K, which begins at a step.
+PAIRLOSS_HOST_DEVICE Range class_part(int64_t classes, int64_t index, int64_t parts) {
+  const Range steps = part(ceil_div(classes, kStep), index, parts);
+  const int64_t end = steps.end * kStep;
+  return {steps.begin * kStep, end < classes ? end : classes};
+}
+
+// Grid (parts, column tiles, row tiles). Writes the parts of all tiles of the rows first_row, ...
+template <typename acc_t>
+__global__ void __launch_bounds__(kTileThreads)
+    partial_divergences_kernel(Problem<acc_t> problem, int64_t first_row, acc_t* partial) {
+  Divergences<acc_t> divergences;
+  add_divergences(problem, first_row + int64_t{blockIdx.z} * kTile, int64_t{blockIdx.y} * kTile,
+                  class_part(problem.classes, blockIdx.x, gridDim.x), divergences);
+  const int64_t tiles = int64_t{gridDim.z} * gridDim.y;
+  const int64_t tile = blockIdx.x * tiles + int64_t{blockIdx.z} * gridDim.y + blockIdx.y;
+#pragma unroll
+  for (int e = 0; e < kElements; ++e) {
+    const int r = e / (2 * kMicro), c = e % kMicro;
+    const bool ij = e / kMicro % 2 == 0;
+    partial[partial_index(tile, e, threadIdx.x)] = ij ? divergences.ij[r][c] : divergences.ji[r][c];
+  }
+}
+
+// A thread per element: part 0 becomes the sum of all parts, in their order.
+template <typename acc_t>
+__global__ void sum_parts_kernel(int64_t elements, int parts, acc_t* partial) {
+  const int64_t element = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (element >= elements) return;
+  acc_t sum = 0;
+  for (int part = 0; part < parts; ++part) sum += partial[part * elements + element];
+  partial[element] = sum;
+}
+
+template <typename acc_t>
+__device__ __forceinline__ void load_divergences(const acc_t* partial, int64_t tile,
+                                                 Divergences<acc_t>& divergences) {
+#pragma unroll
+  for (int e = 0; e < kElements; ++e) {
+    const int r = e / (2 * kMicro), c = e % kMicro;
+    const bool ij = e / kMicro % 2 == 0;
+    (ij ? divergences.ij[r][c] : divergences.ji[r][c]) =
+        partial[partial_index(tile, e, threadIdx.x)];
+  }
+}
+
+}  // namespace
+}  // namespace pairloss::cuda

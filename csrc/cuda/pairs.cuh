@@ -1,0 +1,140 @@
+// What the pairs are, of which kind, and what each weighs: the part that all kernels share.
+//
+// A problem has rows i and columns j. Both are the batch; or the rows are the batch and the columns
+// a reference set; or the other way round, for the gradient of the reference set.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#include "cuda/launch.h"
+#include "pair_math.h"
+
+namespace pairloss::cuda {
+
+// double for double, float for float and the half-precision types.
+template <typename scalar_t>
+using accumulator_t = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
+
+namespace {
+
+struct Range {
+  int64_t begin, end;
+};
+
+// Part `index` of `parts` nearly equal ones.
+PAIRLOSS_HOST_DEVICE Range part(int64_t count, int64_t index, int64_t parts) {
+  return {count * index / parts, count * (index + 1) / parts};
+}
+
+PAIRLOSS_HOST_DEVICE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// The rows of the batch, or those of the reference set.
+template <typename acc_t>
+struct Side {
+  int64_t rows = 0;
+  const int64_t* labels = nullptr;  // (rows, G); null with a similarity matrix
+  const acc_t* weights = nullptr;   // null: all 1; else (rows,)
+  const acc_t* upstream = nullptr;  // null: none; else (rows,), see Problem::weight
+  acc_t* p = nullptr;               // (rows, K), 0 in rows that are ignored in all levels
+  acc_t* log_p = nullptr;           // (rows, K), log P + log K, 0 in these rows
+  int* unbounded = nullptr;         // (rows,), some log_p of the row is infinite or NaN
+};
+
+// The loss of a pair is scale.similar * D or scale.dissimilar * max(margin - D, 0), summed over the
+// levels, times the pair's weight.
+template <typename acc_t>
+struct Scale {
+  acc_t similar, dissimilar;
+};
+
+// One level of labels: the numbers of its unordered pairs, and what they make of the weights.
+template <typename acc_t>
+struct Level {
+  double similar_pairs, dissimilar_pairs;
+  Scale<acc_t> scale;
+};
+
+// By value to the kernels.
+template <typename acc_t>
+struct Problem {
+  Side<acc_t> rows, columns;
+  bool within = true;  // both sides are the batch
+  int64_t classes = 0;
+  int level_count = 1;
+  int64_t ignore_index = 0;
+  const int8_t* similarity = nullptr;    // (N, N) in {1, 0, -1}, or null
+  const Level<acc_t>* levels = nullptr;  // (G,)
+  acc_t margin = 0;
+
+  // Rows that do not exist are ignored; with a similarity matrix there are no labels to look at.
+  __device__ int64_t label(const Side<acc_t>& side, int64_t row, int level) const {
+    return side.labels != nullptr && row < side.rows ? side.labels[row * level_count + level]
+                                                     : ignore_index;
+  }
+
+  // The kind of the ordered pair (i, j), and that of (j, i): 1 similar, -1 dissimilar, 0 takes no
+  // part. They differ where a similarity matrix is not symmetric.
+  __device__ void kinds(int64_t i, int64_t j, int64_t row_label, int64_t column_label, int& kind_ij,
+                        int& kind_ji) const {
+    kind_ij = kind_ji = 0;
+    if (within && i == j) return;
+    if (similarity != nullptr) {
+      if (i >= rows.rows || j >= columns.rows) return;
+      kind_ij = similarity[i * columns.rows + j];
+      kind_ji = similarity[j * rows.rows + i];
+    } else if (row_label != ignore_index && column_label != ignore_index) {
+      kind_ij = kind_ji = row_label == column_label ? 1 : -1;
+    }
+  }
+
+  // What a pair's gradient is multiplied by: w_i w_j, and with reduction none the upstream
+  // gradients of the row losses that the pair stands in: both rows' in the batch, the batch's one
+  // with a reference set.
+  __device__ bool has_upstream() const {
+    return rows.upstream != nullptr || columns.upstream != nullptr;
+  }
+};
+
+template <typename acc_t>
+__device__ acc_t value_or(const acc_t* values, const Side<acc_t>& side, int64_t row, acc_t other) {
+  return values != nullptr && row < side.rows ? values[row] : other;
+}
+
+// ---- one ordered pair in one level --------------------------------------------------------------
+
+// What the gradient needs to know of it.
+constexpr unsigned kSimilarMark = 1, kActiveMark = 2;
+constexpr int kMarkBits = 2;
+
+// Adds its loss to one of the sums, and returns its mark.
+template <typename acc_t>
+__device__ __forceinline__ unsigned add_pair(int kind, acc_t divergence, acc_t margin, acc_t weight,
+                                             acc_t& similar, acc_t& dissimilar, unsigned& active) {
+  if (kind == 0) return 0;
+  const acc_t loss = weight * pair_loss(divergence, kind > 0, margin);
+  if (kind > 0) {
+    similar += loss;
+    return kSimilarMark;
+  }
+  dissimilar += loss;
+  if (!is_active(divergence, margin)) return 0;
+  ++active;
+  return kActiveMark;
+}
+
+// dLoss/dD, but for the pair's weight.
+template <typename acc_t>
+__device__ __forceinline__ acc_t coefficient(unsigned mark, const Scale<acc_t>& scale) {
+  return mark & kSimilarMark ? scale.similar : mark & kActiveMark ? -scale.dissimilar : acc_t(0);
+}
+
+// 0 log 0 = 0: kUnbounded says that some L may be -inf or NaN, and 0 * inf must be 0. The select is
+// paid for only where it is needed.
+template <bool kUnbounded, typename acc_t>
+__device__ __forceinline__ acc_t add_kl_term(acc_t divergence, acc_t p, acc_t log_ratio) {
+  return kUnbounded && p == acc_t(0) ? divergence : fma(p, log_ratio, divergence);
+}
+
+}  // namespace
+}  // namespace pairloss::cuda

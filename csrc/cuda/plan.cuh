@@ -1,0 +1,130 @@
+// How the work is cut, and the memory for it. Depends on the sizes alone, never on the GPU: so do
+// the bits of the result.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "cuda/losses.cuh"
+#include "cuda/prepare.cuh"
+#include "cuda/products.cuh"
+
+namespace pairloss::cuda {
+namespace {
+
+// Enough blocks to fill any GPU a few times over, few enough to keep the partial sums of the
+// products near 16 MB.
+constexpr int64_t kPairBlocks = 512;
+constexpr int64_t kProductThreads = 512 * 256;
+constexpr int64_t kCountBlocks = 4096;
+constexpr int kSumThreads = 256;
+
+// One pass over the pairs: of all rows with all columns.
+struct Plan {
+  int64_t rows, columns, classes;
+  int levels;
+  int64_t chunk_rows = 0;
+  int pair_splits = 0, product_splits = 0, class_parts = 1;
+  int panel = 0, panels = 0;
+
+  int64_t row_tiles() const { return ceil_div(chunk_rows, kTile); }
+  int64_t column_tiles() const { return ceil_div(columns, kTile); }
+  int64_t partial_elements() const {  // of one part
+    return row_tiles() * column_tiles() * kElements * kTileThreads;
+  }
+  int64_t level_sum_slots() const { return row_tiles() * pair_splits * kTileWarps; }
+};
+
+inline int64_t default_chunk_rows(int64_t columns, int64_t classes, int levels) {
+  constexpr int64_t kPairs = int64_t{1} << 26;     // with marks for all levels: 32 MB
+  constexpr int64_t kElements = int64_t{1} << 22;  // of a, and of b, per split
+  constexpr int64_t kMostRows = int64_t{1} << 20;  // a grid has at most 65535 row tiles
+  const int64_t rows = std::min({kPairs / columns / levels, kElements / classes, kMostRows});
+  return std::max<int64_t>(rows / kTile * kTile, kTile);
+}
+
+// chunk_rows: a multiple of kTile.
+template <typename acc_t>
+Plan make_plan(int64_t rows, int64_t columns, int64_t classes, int levels, int64_t chunk_rows) {
+  Plan plan{rows, columns, classes, levels};
+  plan.chunk_rows = std::min(chunk_rows, ceil_div(rows, kTile) * kTile);
+  // A wide panel shares the expanded weights among more classes, a narrow one wastes fewer threads
+  // on classes that do not exist. float64 is for tests: one instance will do, and a wide one would
+  // not fit into shared memory.
+  plan.panel =
+      std::is_same_v<acc_t, double> || classes <= 3 * kNarrowPanel ? kNarrowPanel : kWidePanel;
+  plan.panels = static_cast<int>(ceil_div(classes, plan.panel));
+  plan.pair_splits =
+      static_cast<int>(std::min(ceil_div(kPairBlocks, plan.row_tiles()), plan.column_tiles()));
+  plan.product_splits = static_cast<int>(std::min(
+      ceil_div(kProductThreads, product_threads(plan.panel) * plan.panels * plan.row_tiles()),
+      ceil_div(columns, kStaged)));
+  // Too few tiles to fill a GPU, and classes enough to share: each block takes a part of them.
+  constexpr int64_t kFewTiles = kPairBlocks / 4, kLeastClasses = 4 * kStep;
+  const int64_t tiles = plan.row_tiles() * plan.column_tiles();
+  if (tiles <= kFewTiles && classes >= 8 * kLeastClasses)
+    plan.class_parts =
+        static_cast<int>(std::min(kPairBlocks / tiles, ceil_div(classes, kLeastClasses)));
+  return plan;
+}
+
+inline int64_t count_blocks(int64_t rows) { return std::min(ceil_div(rows, 4), kCountBlocks); }
+
+// Four classes per thread keep short rows to a warp.
+inline int row_threads(int64_t classes) {
+  return static_cast<int>(std::clamp<int64_t>(ceil_div(classes, 4 * kWarp) * kWarp, kWarp, 256));
+}
+
+// Hands out consecutive pieces of one allocation; without one, only measures.
+class Workspace {
+ public:
+  explicit Workspace(void* base) : base_(static_cast<char*>(base)) {}
+
+  template <typename T>
+  T* take(int64_t count) {
+    constexpr int64_t kAlignment = 256;
+    const int64_t begin = bytes_, size = count * static_cast<int64_t>(sizeof(T));
+    bytes_ += ceil_div(size + kWorkspaceGuardBytes, kAlignment) * kAlignment;
+    if (base_ == nullptr) return nullptr;
+    guard_workspace(base_ + begin + size, bytes_ - begin - size);
+    return reinterpret_cast<T*>(base_ + begin);
+  }
+
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  char* base_;
+  int64_t bytes_ = 0;
+};
+
+template <typename acc_t>
+void take_side(Workspace& workspace, int64_t classes, Side<acc_t>& side) {
+  side.p = workspace.take<acc_t>(side.rows * classes);
+  side.log_p = workspace.take<acc_t>(side.rows * classes);
+  side.unbounded = workspace.take<int>(side.rows);
+}
+
+template <typename acc_t>
+Chunk<acc_t> take_chunk(Workspace& workspace, const Plan& plan, bool both, bool with_sums,
+                        bool with_grad) {
+  Chunk<acc_t> chunk;
+  chunk.stride = plan.chunk_rows;
+  chunk.pair_splits = plan.pair_splits;
+  chunk.product_splits = plan.product_splits;
+  chunk.class_parts = plan.class_parts;
+  if (plan.class_parts > 1)
+    chunk.partial = workspace.take<acc_t>(plan.class_parts * plan.partial_elements());
+  chunk.loss = workspace.take<double>(plan.pair_splits * plan.chunk_rows);
+  chunk.has_pair = workspace.take<unsigned>(plan.pair_splits * plan.chunk_rows);
+  if (with_sums) chunk.level_sums = workspace.take<LevelSums>(plan.level_sum_slots() * plan.levels);
+  if (!with_grad) return chunk;
+  chunk.marks = workspace.take<uint64_t>(
+      marks_index(chunk, plan.columns, plan.levels, 0, 0));  // one beyond the last
+  const int64_t partials = plan.product_splits * plan.chunk_rows * plan.classes;
+  if (both) chunk.a = workspace.take<acc_t>(partials);
+  chunk.b = workspace.take<acc_t>(partials);
+  return chunk;
+}
+
+}  // namespace
+}  // namespace pairloss::cuda

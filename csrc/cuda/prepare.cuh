@@ -1,0 +1,170 @@
+// Before the pairs: P and L of every row, and the numbers of pairs that "mean" and balance divide
+// by.
+#pragma once
+
+#include <math.h>
+
+#include "cuda/pairs.cuh"
+#include "cuda/reductions.cuh"
+
+namespace pairloss::cuda {
+namespace {
+
+// ---- softmax ------------------------------------------------------------------------------------
+
+template <typename acc_t>
+__device__ bool is_ignored(const Problem<acc_t>& problem, const Side<acc_t>& side, int64_t row) {
+  if (side.labels == nullptr) return false;
+  for (int level = 0; level < problem.level_count; ++level)
+    if (problem.label(side, row, level) != problem.ignore_index) return false;
+  return true;
+}
+
+// By a whole block. All in double: it is O(N K) work beside O(N^2 K), and it takes the rounding of
+// log-sum-exp, which would be common to a whole row, out of the differences of rows. L is stored as
+// log P + log K: the constant cancels in every difference, and where P is nearly uniform what is
+// stored is small and keeps its digits.
+template <typename scalar_t, typename acc_t>
+__device__ void softmax_row(const Problem<acc_t>& problem, const Side<acc_t>& side, int64_t row,
+                            const scalar_t* logits) {
+  const int64_t classes = problem.classes;
+  const scalar_t* z = logits + row * classes;
+  acc_t* p = side.p + row * classes;
+  acc_t* log_p = side.log_p + row * classes;
+
+  // What an ignored row holds must reach nothing, not even as 0 * NaN.
+  if (is_ignored(problem, side, row)) {
+    for (int64_t k = threadIdx.x; k < classes; k += blockDim.x) p[k] = log_p[k] = acc_t(0);
+    if (threadIdx.x == 0) side.unbounded[row] = 0;
+    return;
+  }
+
+  // fmax drops NaN, but the sum does not. +inf gives inf - inf = NaN, and so do -inf throughout.
+  double largest = -INFINITY;
+  for (int64_t k = threadIdx.x; k < classes; k += blockDim.x)
+    largest = fmax(largest, static_cast<double>(z[k]));
+  largest = reduce_block<Maximum>(largest);
+
+  double sum = 0.0;
+  for (int64_t k = threadIdx.x; k < classes; k += blockDim.x)
+    sum += exp(static_cast<double>(z[k]) - largest);
+  sum = reduce_block<Sum>(sum);
+
+  const double log_mean = log(sum / static_cast<double>(classes)), reciprocal = 1.0 / sum;
+  bool bounded = true;
+  for (int64_t k = threadIdx.x; k < classes; k += blockDim.x) {
+    const double shifted = static_cast<double>(z[k]) - largest;
+    const acc_t stored = static_cast<acc_t>(shifted - log_mean);
+    p[k] = flush_probability(static_cast<acc_t>(exp(shifted) * reciprocal));
+    log_p[k] = stored;
+    bounded &= is_finite(stored);
+  }
+  const int unbounded = __syncthreads_or(!bounded);
+  if (threadIdx.x == 0) side.unbounded[row] = unbounded;
+}
+
+// ---- numbers of pairs ---------------------------------------------------------------------------
+
+// Ordered pairs (i, j) of one level.
+struct Counts {
+  int64_t similar, dissimilar;
+};
+
+// By a whole block, which takes its share of the rows and writes its own counts (G,). A thread
+// compares a row with four columns at a time, whose labels stay in registers.
+template <typename acc_t>
+__device__ void count_pairs(const Problem<acc_t>& problem, int64_t share, int64_t shares,
+                            Counts* counts) {
+  constexpr int kColumns = 4;
+  const Range rows = part(problem.rows.rows, share, shares);
+  const int64_t stride = int64_t{blockDim.x} * kColumns;
+  for (int level = 0; level < problem.level_count; ++level) {
+    int64_t similar = 0, dissimilar = 0;
+    for (int64_t first = threadIdx.x; first < problem.columns.rows; first += stride) {
+      int64_t column_labels[kColumns];
+      for (int c = 0; c < kColumns; ++c)
+        column_labels[c] = problem.label(problem.columns, first + c * blockDim.x, level);
+      for (int64_t i = rows.begin; i < rows.end; ++i) {
+        const int64_t row_label = problem.label(problem.rows, i, level);
+#pragma unroll
+        for (int c = 0; c < kColumns; ++c) {
+          int kind, unused;
+          problem.kinds(i, first + c * blockDim.x, row_label, column_labels[c], kind, unused);
+          similar += kind > 0;
+          dissimilar += kind < 0;
+        }
+      }
+    }
+    similar = reduce_block<Sum>(similar);
+    dissimilar = reduce_block<Sum>(dissimilar);
+    if (threadIdx.x == 0) counts[share * problem.level_count + level] = {similar, dissimilar};
+  }
+}
+
+// Grid: count_blocks that count, then a block per row of the batch, then one per row of the
+// reference set. The counting blocks come first because they take longest.
+template <typename scalar_t, typename acc_t>
+__global__ void prepare_kernel(Problem<acc_t> problem, const scalar_t* logits,
+                               const scalar_t* ref_logits, int64_t count_blocks, Counts* counts) {
+  int64_t block = blockIdx.x;
+  if (block < count_blocks) return count_pairs(problem, block, count_blocks, counts);
+  block -= count_blocks;
+  if (block < problem.rows.rows) return softmax_row(problem, problem.rows, block, logits);
+  block -= problem.rows.rows;
+  softmax_row(problem, problem.columns, block, ref_logits);
+}
+
+// ---- scales -------------------------------------------------------------------------------------
+
+// What the caller wants of the pairs' weights.
+struct Weighting {
+  double similar_weight, dissimilar_weight;
+  bool balance;
+  Reduction reduction;
+};
+
+// Kernel arguments have a fixed size.
+constexpr int kLevelsPerLaunch = 32;
+struct LevelWeights {
+  double of[kLevelsPerLaunch];
+};
+
+// By a whole block: writes levels[first], ... from all blocks' counts.
+template <typename acc_t>
+__device__ void make_levels(int first, int level_count, bool within, const Counts* counts,
+                            int64_t count_blocks, const Weighting& weighting,
+                            const LevelWeights& level_weights, Level<acc_t>* levels) {
+  for (int level = first; level < level_count && level < first + kLevelsPerLaunch; ++level) {
+    int64_t similar = 0, dissimilar = 0;
+    for (int64_t block = threadIdx.x; block < count_blocks; block += blockDim.x) {
+      similar += counts[block * level_count + level].similar;
+      dissimilar += counts[block * level_count + level].dissimilar;
+    }
+    similar = reduce_block<Sum>(similar);
+    dissimilar = reduce_block<Sum>(dissimilar);
+    if (threadIdx.x != 0) continue;
+    const double unordered = within ? 0.5 : 1.0;  // each pair of the batch has been counted twice
+    const double similar_pairs = unordered * static_cast<double>(similar);
+    const double dissimilar_pairs = unordered * static_cast<double>(dissimilar);
+    // Those of a level without pairs do not matter: they multiply nothing.
+    const KindScales scales =
+        kind_scales(weighting.reduction, similar_pairs, dissimilar_pairs, weighting.similar_weight,
+                    weighting.dissimilar_weight, weighting.balance);
+    const double level_weight = level_weights.of[level - first];
+    levels[level] = {similar_pairs,
+                     dissimilar_pairs,
+                     {static_cast<acc_t>(level_weight * scales.similar),
+                      static_cast<acc_t>(level_weight * scales.dissimilar)}};
+  }
+}
+
+// One block.
+template <typename acc_t>
+__global__ void levels_kernel(int first, int level_count, bool within, const Counts* counts,
+                              int64_t count_blocks, Weighting weighting, LevelWeights level_weights,
+                              Level<acc_t>* levels) {
+  make_levels(first, level_count, within, counts, count_blocks, weighting, level_weights, levels);
+}
+
+}  // namespace
+}  // namespace pairloss::cuda

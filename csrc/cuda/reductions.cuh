@@ -1,0 +1,52 @@
+// Sums and maxima over a block of threads, in an order that does not depend on how the threads run.
+#pragma once
+
+#include <math.h>
+
+#include "cuda/launch.h"
+
+namespace pairloss::cuda {
+namespace {
+
+constexpr int kWarp = 32;
+constexpr unsigned kAllLanes = 0xffffffffu;
+
+struct Sum {
+  template <typename T>
+  __device__ T operator()(T a, T b) const {
+    return a + b;
+  }
+};
+
+struct Maximum {
+  __device__ double operator()(double a, double b) const { return fmax(a, b); }
+};
+
+struct Or {
+  __device__ unsigned operator()(unsigned a, unsigned b) const { return a | b; }
+};
+
+// Over groups of kLanes neighbouring lanes; every lane gets its group's result.
+template <typename Operation, int kLanes = kWarp, typename T>
+__device__ T reduce_lanes(T value, Operation operation = {}) {
+  for (int lanes = kLanes / 2; lanes > 0; lanes /= 2)
+    value = operation(value, __shfl_xor_sync(kAllLanes, value, lanes));
+  return value;
+}
+
+// Over all threads of the block, which are whole warps; every thread gets the result.
+template <typename Operation, typename T>
+__device__ T reduce_block(T value, Operation operation = {}) {
+  PAIRLOSS_SHARED(T, of_warp, [kWarp]);
+  value = reduce_lanes<Operation>(value);
+  __syncthreads();  // an earlier call may still be reading
+  if (threadIdx.x % kWarp == 0) of_warp[threadIdx.x / kWarp] = value;
+  __syncthreads();
+  value = of_warp[0];
+  for (int warp = 1; warp < static_cast<int>(blockDim.x / kWarp); ++warp)
+    value = operation(value, static_cast<T>(of_warp[warp]));
+  return value;
+}
+
+}  // namespace
+}  // namespace pairloss::cuda

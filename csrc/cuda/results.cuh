@@ -1,0 +1,106 @@
+// The partial sums of the blocks, added in a fixed order: the rows' losses and gradients, and the
+// loss and the statistics of the whole.
+#pragma once
+
+#include "cuda/losses.cuh"
+
+namespace pairloss::cuda {
+namespace {
+
+constexpr int kReduceThreads = 256;
+
+// A block per row of the chunk. row_loss: null, or (rows,). grad: null, or (rows, K).
+template <bool kBoth, typename acc_t, typename out_t>
+__global__ void finish_kernel(Problem<acc_t> problem, Chunk<acc_t> chunk, acc_t* row_loss,
+                              out_t* grad) {
+  const int64_t local = blockIdx.x, row = chunk.first + local, classes = problem.classes;
+  double loss = 0.0;
+  unsigned has_pair = 0;
+  for (int split = threadIdx.x; split < chunk.pair_splits; split += blockDim.x) {
+    loss += chunk.loss[split * chunk.stride + local];
+    has_pair |= chunk.has_pair[split * chunk.stride + local];
+  }
+  loss = reduce_block<Sum>(loss);
+  if (row_loss != nullptr && threadIdx.x == 0) row_loss[row] = static_cast<acc_t>(loss);
+  if (grad == nullptr) return;
+  // What a row without a pair holds must not reach its gradient as 0 * NaN.
+  if (!__syncthreads_or(static_cast<int>(has_pair))) {
+    for (int64_t k = threadIdx.x; k < classes; k += blockDim.x)
+      grad[row * classes + k] = static_cast<out_t>(0.0f);
+    return;
+  }
+
+  // A class with P = 0 has no share in the first term, and its A may be infinite.
+  const acc_t* p = problem.rows.p + row * classes;
+  double d = 0.0;
+  if (kBoth) {
+    for (int64_t k = threadIdx.x; k < classes; k += blockDim.x) {
+      double sum = 0.0;
+      for (int split = 0; split < chunk.product_splits; ++split)
+        sum += chunk.a[(split * chunk.stride + local) * classes + k];
+      // For this thread's second pass. d is made of the rounded values too: where P = 1, A and d
+      // must cancel, and both may be tens of thousands.
+      const acc_t a = static_cast<acc_t>(sum);
+      chunk.a[local * classes + k] = a;
+      d += kl_term(static_cast<double>(p[k]), static_cast<double>(a));
+    }
+    d = reduce_block<Sum>(d);
+  }
+  // 0, or NaN where the row's loss is infinite or NaN: such a row has no gradient through the first
+  // argument, and the partner that makes it so would otherwise get one that looks sound.
+  const double poison = kBoth ? loss - loss : 0.0;
+  for (int64_t k = threadIdx.x; k < classes; k += blockDim.x) {
+    double value = poison;
+    for (int split = 0; split < chunk.product_splits; ++split)
+      value += chunk.b[(split * chunk.stride + local) * classes + k];
+    if (kBoth) value += kl_term(static_cast<double>(p[k]), chunk.a[local * classes + k] - d);
+    grad[row * classes + k] = static_cast<out_t>(static_cast<acc_t>(value));
+  }
+}
+
+// By a whole block, from `slots` partial sums of each level. loss: null, or 0-d. stats: (kStats,
+// G).
+template <typename acc_t>
+__device__ void write_results(int level_count, bool within, const Level<acc_t>* levels,
+                              const LevelSums* level_sums, int64_t slots, acc_t* loss,
+                              double* stats) {
+  double total = 0.0;
+  for (int level = 0; level < level_count; ++level) {
+    double similar = 0.0, dissimilar = 0.0;
+    unsigned long long active_pairs = 0;
+    for (int64_t slot = threadIdx.x; slot < slots; slot += blockDim.x) {
+      const LevelSums& some = level_sums[slot * level_count + level];
+      similar += some.similar;
+      dissimilar += some.dissimilar;
+      active_pairs += some.active;
+    }
+    // Every pair of the batch stands in the sums of two rows.
+    const double once = within ? 0.5 : 1.0;
+    similar = once * reduce_block<Sum>(similar);
+    dissimilar = once * reduce_block<Sum>(dissimilar);
+    const double active = once * static_cast<double>(reduce_block<Sum>(active_pairs));
+    if (threadIdx.x != 0) continue;
+    const Level<acc_t> of_level = levels[level];
+    const double similar_part = static_cast<double>(of_level.scale.similar) * similar;
+    const double dissimilar_part = static_cast<double>(of_level.scale.dissimilar) * dissimilar;
+    stats[kSimilarPairs * level_count + level] = of_level.similar_pairs;
+    stats[kDissimilarPairs * level_count + level] = of_level.dissimilar_pairs;
+    stats[kActiveFraction * level_count + level] =  // of both directions
+        of_level.dissimilar_pairs > 0.0 ? active / (2.0 * of_level.dissimilar_pairs) : 0.0;
+    stats[kSimilarPart * level_count + level] = similar_part;
+    stats[kDissimilarPart * level_count + level] = dissimilar_part;
+    total += similar_part + dissimilar_part;
+  }
+  if (loss != nullptr && threadIdx.x == 0) *loss = static_cast<acc_t>(total);
+}
+
+// One block.
+template <typename acc_t>
+__global__ void __launch_bounds__(kReduceThreads, 1)
+    reduce_kernel(int level_count, bool within, const Level<acc_t>* levels,
+                  const LevelSums* level_sums, int64_t slots, acc_t* loss, double* stats) {
+  write_results(level_count, within, levels, level_sums, slots, loss, stats);
+}
+
+}  // namespace
+}  // namespace pairloss::cuda
