@@ -14,7 +14,7 @@ import torch
 
 from models import data, distributed, report
 from models.checkpoint import CheckpointError
-from models.networks import WeightsError
+from models.networks import TITLES, WeightsError
 from models.recipe import RECIPE_VALUES, Recipe, RecipeError, load
 from models.run import EndedRun, run
 from models.training import NonFiniteLossError
@@ -120,7 +120,7 @@ def train_and_report(
     """One run, its scores printed, its report written."""
     device = device_of(args)
     with distributed.process_group(device):
-        title = f"{recipe.network} {recipe.variant}, {recipe.task}"
+        title = f"{TITLES[recipe.network]} {recipe.variant}, {recipe.task}"
         run(
             recipe,
             load_data(recipe, args, device),
@@ -152,7 +152,8 @@ def guarded(
         resume: whether the program needs ``--resume`` to go on.
     """
     try:
-        body()
+        with data.worker_failures():
+            body()
     except (data.DataError, CheckpointError, RecipeError, WeightsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

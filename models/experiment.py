@@ -10,9 +10,8 @@ from typing import Any
 from models import distributed, paper, report, summary
 from models.data import ImageData
 from models.files import write_text
+from models.networks import TITLES
 from models.run import EndedRun, run
-
-NETWORK_TITLES = {"lenet": "LeNet", "alexnet": "AlexNet"}
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Experiment:
         """The row's title."""
         known = paper.ROWS[row]
         network = paper.recipes(known, self.like, self.overrides, 0)[1].network
-        return known.title.format(NETWORK_TITLES[network]) + (" (ours)" if known.ours else "")
+        return known.title.format(TITLES[network]) + (" (ours)" if known.ours else "")
 
     def train(self, data: ImageData) -> None:
         """Train whatever has not ended; every seed of all rows before the next seed."""

@@ -142,11 +142,12 @@ def _class_legend(figure: Figure, axis: Axes, classes: Sequence[str]) -> None:
     if len(classes) > LEGEND_CLASSES:
         return
     handles, _ = axis.get_legend_handles_labels()
+    width = 0.5 + 0.1 * max(map(len, classes))  # of an entry, in inches
     figure.legend(
         handles,
         classes,
         loc="outside lower center",
-        ncols=min(len(classes), 10 if sum(map(len, classes)) < 90 else 5),
+        ncols=min(len(classes), int(figure.get_figwidth() / width)),
         markerscale=2,
         frameon=False,
         handletextpad=0.1,

@@ -60,7 +60,7 @@ def train(
     Raises:
         NonFiniteLossError: the checkpoint of the last good epoch stays.
         CheckpointError: ``resume`` with a checkpoint that does not fit.
-        DataError: a process that reads images died.
+        DataError: there is no batch of two images.
     """
     main = distributed.rank() == 0
     settings = {**recipe.plain(), **(settings or {})}
@@ -139,7 +139,7 @@ def train_epoch(
     rows = 0
     recent: deque[Tensor] = deque(maxlen=CHECK_EVERY)
     step = 0
-    for step, (images, labels) in enumerate(_living(batches), start=1):
+    for step, (images, labels) in enumerate(batches, start=1):
         with torch.autocast(images.device.type, torch.bfloat16, enabled=recipe.amp):
             loss, figures = objective(model(images), labels)
         optimizer.zero_grad()
@@ -160,19 +160,6 @@ def train_epoch(
     totals = torch.tensor([*map(float, sums.values()), rows], device=labels.device)
     *over_all, rows_of_all = distributed.sum_over_processes(totals).tolist()
     return {name: total / rows_of_all for name, total in zip(sums, over_all, strict=True)}
-
-
-def _living(batches: Iterable[tuple[Tensor, Tensor]]) -> Iterable[tuple[Tensor, Tensor]]:
-    """The batches, and a clear word where a process that reads them dies."""
-    try:
-        yield from batches
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise DataError(
-            f"{error}\nA process that reads images died, most often for want of memory. "
-            "The last checkpoint is whole: go on with --resume and fewer --workers (0: none)."
-        ) from error
 
 
 def _last_if_finite(losses: Iterable[Tensor], epoch: int, step: int) -> float:

@@ -9,6 +9,7 @@ from models.networks.variants import VARIANTS, Tap, taps
 
 __all__ = [
     "NETWORKS",
+    "TITLES",
     "VARIANTS",
     "Head",
     "Network",
@@ -21,3 +22,4 @@ __all__ = [
 ]
 
 NETWORKS = {"lenet": lenet, "alexnet": alexnet}
+TITLES = {"lenet": "LeNet", "alexnet": "AlexNet"}

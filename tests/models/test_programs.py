@@ -122,6 +122,17 @@ def test_a_run_that_diverges_stops(tmp_path, capsys):
     assert "error: stopped, the loss is" in capsys.readouterr().err
 
 
+def test_a_dead_worker_is_reported(tmp_path, monkeypatch, capsys):
+    def dies(*args, **options):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+    monkeypatch.setattr("models.run.train", dies)
+    assert classify.main([*TINY, "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "pid 7" in error
+    assert "--workers 0" in error
+
+
 def test_options_that_do_not_exist_are_refused(capsys):
     for arguments in (["--task", "clustering"], ["--variant", "E"], ["--epochs", "many"]):
         with pytest.raises(SystemExit) as stopped:

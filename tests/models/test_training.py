@@ -195,31 +195,9 @@ def test_records_are_averages_over_rows(tmp_path):
     assert history[0]["twice"] == pytest.approx(0.4)
 
 
-class DyingWorker(MemorySplit):
-    """Its third batch is never read."""
-
-    def _read(self, batches, seed):
-        for number, batch in enumerate(super()._read(batches, seed), start=1):
-            if number == 3:
-                raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
-            yield batch
-
-
-def test_a_dead_worker_is_reported(tmp_path, blobs):
-    dying = DyingWorker(blobs.images, blobs.labels)
-    with pytest.raises(DataError, match=r"pid 7.*\n.*go on with --resume and fewer --workers"):
-        train_blobs(dying, tmp_path / "run.pt")
-    assert torch.load(tmp_path / "run.pt", weights_only=True)["history"] == []
-
-
-def test_other_errors_of_the_reader_are_not_dressed_up(tmp_path, blobs):
-    class Broken(MemorySplit):
-        def _read(self, batches, seed):
-            raise RuntimeError("sizes do not match")
-            yield
-
-    with pytest.raises(RuntimeError, match="sizes do not match"):
-        train_blobs(Broken(blobs.images, blobs.labels), tmp_path / "run.pt")
+def test_a_batch_needs_a_pair(tmp_path, blobs):
+    with pytest.raises(DataError, match="batch_size: no batch of 16 has two images a process"):
+        train_blobs(blobs.subset(torch.tensor([0])), tmp_path / "run.pt")
 
 
 def test_checkpoints_only_every_so_often(tmp_path, blobs):
