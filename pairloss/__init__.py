@@ -1,6 +1,6 @@
 """Fused all-pairs contrastive losses for PyTorch."""
 
-from pairloss import reference
+from pairloss import distributed, reference
 from pairloss._arguments import PairStats
 from pairloss._version import __version__
 from pairloss.pair_kl_hinge import (
@@ -14,6 +14,7 @@ __all__ = [
     "PairKLHingeLoss",
     "PairStats",
     "__version__",
+    "distributed",
     "pair_kl_hinge_loss",
     "pair_kl_hinge_loss_from_pairs",
     "pair_kl_hinge_loss_from_similarity",
