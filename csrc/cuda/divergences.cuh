@@ -71,11 +71,6 @@ __device__ __forceinline__ void add_classes(int count, const Tile& p_i, const Ti
   }
 }
 
-template <typename acc_t>
-__device__ int is_unbounded(const Side<acc_t>& side, int64_t row) {
-  return row < side.rows ? side.unbounded[row] : 0;
-}
-
 // The share of `classes` in the divergences of the tile whose first pair is (row, column). By a
 // block of kTileThreads: thread (x, y) has the pairs (row + 4 y + r, column + 4 x + c).
 template <typename acc_t>

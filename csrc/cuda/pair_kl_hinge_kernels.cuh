@@ -23,17 +23,24 @@
 //     finish_kernel      the rows' losses and gradients (results.cuh)
 //   reduce_kernel        the loss and the statistics
 //
+// Small batches (small_batch.cuh says which) take two launches, since they would mostly wait for
+// them:
+//
+//   prepare_kernel
+//   small_batch_kernel   everything else, by blocks of eight rows against all columns
+//
 // With a reference set the rows are those of the batch and the columns those of the set. Its
 // gradient is a second pass with the roles exchanged, and made only if it is asked for.
 //
 // Work is cut into more blocks than a GPU runs at a time, in a way that depends on the sizes only
 // (plan.cuh). Every block writes partial sums of its own, and they are added in a fixed order, so
-// the result is the same to the bit from run to run, whatever the number of multiprocessors. There
-// are no atomics.
+// the result is the same to the bit from run to run, whatever the number of multiprocessors. The
+// only atomic is the count of the small batch's blocks that are done.
 #pragma once
 
 #include "cuda/plan.cuh"
 #include "cuda/results.cuh"
+#include "cuda/small_batch.cuh"
 
 namespace pairloss::cuda {
 
@@ -63,6 +70,12 @@ struct Evaluation {
   out_t *grad, *ref_grad;  // (N, K), (M, K)
 };
 
+// Tests choose; everybody else leaves it to the sizes.
+struct Choice {
+  bool tiled = false;      // not the kernel for small batches
+  int64_t chunk_rows = 0;  // 0: the default; else a multiple of kTile, and tiled
+};
+
 namespace {
 
 template <typename acc_t>
@@ -70,19 +83,21 @@ struct Pass {
   Problem<acc_t> problem;
   Plan plan;
   Chunk<acc_t> chunk;
+  SmallBatch<acc_t> small;  // instead of the plan and the chunk
 };
 
-// Everything that the kernels work on. chunk_rows: 0 for the default.
+// Everything that the kernels work on.
 template <typename acc_t>
 struct Work {
   Pass<acc_t> pass, ref_pass;
-  bool with_pass, with_ref_pass;
+  bool with_pass, with_ref_pass, small;
   int64_t count_blocks;
   Counts* counts;
   Level<acc_t>* levels;
+  unsigned* ticket;
 
   template <typename scalar_t, typename out_t>
-  Work(const Evaluation<scalar_t, out_t>& e, int64_t chunk_rows, Workspace& workspace) {
+  Work(const Evaluation<scalar_t, out_t>& e, const Choice& choice, Workspace& workspace) {
     const bool within = e.ref_rows == 0, both = e.gradient == Gradient::both;
     Problem<acc_t>& problem = pass.problem;
     problem.rows = {e.rows, e.labels, e.weights, e.upstream};
@@ -102,11 +117,21 @@ struct Work {
     counts = workspace.take<Counts>(count_blocks * e.levels);
     problem.levels = levels = workspace.take<Level<acc_t>>(e.levels);
 
+    ticket = workspace.take<unsigned>(1);
+    small = !choice.tiled && choice.chunk_rows == 0 &&
+            is_small<acc_t>(e.rows, std::max(e.rows, e.ref_rows), e.classes, e.levels);
+
     const auto make_pass = [&](Pass<acc_t>& made, bool with_sums, bool with_grad) {
       const int64_t rows = made.problem.rows.rows, columns = made.problem.columns.rows;
+      if (small) {
+        made.small = {counts, count_blocks};
+        take_small_batch(workspace, rows, e.levels, made.small);
+        made.small.ticket = ticket;
+        return;
+      }
       const int64_t usual = default_chunk_rows(columns, e.classes, e.levels);
-      made.plan =
-          make_plan<acc_t>(rows, columns, e.classes, e.levels, chunk_rows > 0 ? chunk_rows : usual);
+      made.plan = make_plan<acc_t>(rows, columns, e.classes, e.levels,
+                                   choice.chunk_rows > 0 ? choice.chunk_rows : usual);
       made.chunk = take_chunk<acc_t>(workspace, made.plan, both, with_sums, with_grad);
     };
     with_pass = e.stats != nullptr || e.grad != nullptr;
@@ -122,7 +147,7 @@ struct Work {
 
 template <bool kBoth, typename acc_t>
 void launch_products(const Pass<acc_t>& pass, cudaStream_t stream) {
-  const auto& [problem, plan, chunk] = pass;
+  const auto& [problem, plan, chunk, small] = pass;
   const dim3 grid(plan.panels, plan.product_splits,
                   static_cast<unsigned>(ceil_div(chunk.rows, kTile)));
   if constexpr (std::is_same_v<acc_t, float>) {
@@ -138,7 +163,7 @@ void launch_products(const Pass<acc_t>& pass, cudaStream_t stream) {
 
 template <typename acc_t>
 void launch_losses(const Pass<acc_t>& pass, cudaStream_t stream) {
-  const auto& [problem, plan, chunk] = pass;
+  const auto& [problem, plan, chunk, small] = pass;
   const unsigned row_tiles = static_cast<unsigned>(ceil_div(chunk.rows, kTile));
   if (plan.class_parts > 1) {
     const unsigned column_tiles = static_cast<unsigned>(plan.column_tiles());
@@ -153,8 +178,8 @@ void launch_losses(const Pass<acc_t>& pass, cudaStream_t stream) {
 }
 
 template <bool kBoth, typename acc_t, typename out_t>
-void run_pass(Pass<acc_t>& pass, acc_t* row_loss, out_t* grad, cudaStream_t stream) {
-  auto& [problem, plan, chunk] = pass;
+void run_tiled(Pass<acc_t>& pass, acc_t* row_loss, out_t* grad, cudaStream_t stream) {
+  auto& [problem, plan, chunk, small] = pass;
   for (chunk.first = 0; chunk.first < plan.rows; chunk.first += plan.chunk_rows) {
     chunk.rows = std::min(plan.chunk_rows, plan.rows - chunk.first);
     launch_losses(pass, stream);
@@ -165,56 +190,72 @@ void run_pass(Pass<acc_t>& pass, acc_t* row_loss, out_t* grad, cudaStream_t stre
   }
 }
 
+inline LevelWeights level_weights(const double* given, int first, int level_count) {
+  LevelWeights weights;
+  for (int i = 0; i < kLevelsPerLaunch; ++i)
+    weights.of[i] = given != nullptr && first + i < level_count ? given[first + i] : 1.0;
+  return weights;
+}
+
 template <bool kBoth, typename scalar_t, typename out_t>
-void run(const Evaluation<scalar_t, out_t>& e, int64_t chunk_rows, void* allocation,
+void run(const Evaluation<scalar_t, out_t>& e, const Choice& choice, void* allocation,
          cudaStream_t stream) {
   using acc_t = accumulator_t<scalar_t>;
   Workspace workspace(allocation);
-  Work<acc_t> work(e, chunk_rows, workspace);
+  Work<acc_t> work(e, choice, workspace);
   const bool within = e.ref_rows == 0;
+  const Weighting weighting{e.similar_weight, e.dissimilar_weight, e.balance, e.reduction};
+  const bool per_row = e.reduction == Reduction::none;
+  acc_t *const no_loss = nullptr, *const row_loss = per_row ? e.loss : nullptr,
+               *const loss = per_row ? nullptr : e.loss;
+  double* const no_stats = nullptr;
 
   const int64_t blocks = work.count_blocks + e.rows + e.ref_rows;
   launch(prepare_kernel<scalar_t, acc_t>, dim3(static_cast<unsigned>(blocks)),
          row_threads(e.classes), stream, work.pass.problem, e.logits, e.ref_logits,
-         work.count_blocks, work.counts);
-  const Weighting weighting{e.similar_weight, e.dissimilar_weight, e.balance, e.reduction};
-  for (int first = 0; first < e.levels; first += kLevelsPerLaunch) {
-    LevelWeights level_weights;
-    for (int level = 0; level < kLevelsPerLaunch; ++level)
-      level_weights.of[level] = e.level_weights != nullptr && first + level < e.levels
-                                    ? e.level_weights[first + level]
-                                    : 1.0;
-    launch(levels_kernel<acc_t>, dim3(1), kReduceThreads, stream, first, e.levels, within,
-           work.counts, work.count_blocks, weighting, level_weights, work.levels);
+         work.count_blocks, work.counts, work.ticket);
+
+  if (work.small) {
+    const auto run_small = [&](const Pass<acc_t>& pass, acc_t* row_loss, acc_t* loss, double* stats,
+                               out_t* grad) {
+      const int64_t small_blocks = ceil_div(pass.problem.rows.rows, kSmallRows);
+      launch(small_batch_kernel<kBoth, acc_t, out_t>, dim3(static_cast<unsigned>(small_blocks)),
+             kSmallThreads, stream, pass.problem, pass.small, weighting,
+             level_weights(e.level_weights, 0, e.levels), row_loss, loss, stats, grad);
+    };
+    if (work.with_pass) run_small(work.pass, row_loss, loss, e.stats, e.grad);
+    if (work.with_ref_pass) run_small(work.ref_pass, no_loss, no_loss, no_stats, e.ref_grad);
+    return;
   }
-  const bool per_row = e.reduction == Reduction::none;
-  if (work.with_pass) run_pass<kBoth>(work.pass, per_row ? e.loss : nullptr, e.grad, stream);
-  if (work.with_ref_pass)
-    run_pass<kBoth>(work.ref_pass, static_cast<acc_t*>(nullptr), e.ref_grad, stream);
+
+  for (int first = 0; first < e.levels; first += kLevelsPerLaunch)
+    launch(levels_kernel<acc_t>, dim3(1), kReduceThreads, stream, first, e.levels, within,
+           work.counts, work.count_blocks, weighting,
+           level_weights(e.level_weights, first, e.levels), work.levels);
+  if (work.with_pass) run_tiled<kBoth>(work.pass, row_loss, e.grad, stream);
+  if (work.with_ref_pass) run_tiled<kBoth>(work.ref_pass, no_loss, e.ref_grad, stream);
   if (e.stats != nullptr)
     launch(reduce_kernel<acc_t>, dim3(1), kReduceThreads, stream, e.levels, within, work.levels,
-           work.pass.chunk.level_sums, work.pass.plan.level_sum_slots(), per_row ? nullptr : e.loss,
-           e.stats);
+           work.pass.chunk.level_sums, work.pass.plan.level_sum_slots(), loss, e.stats);
 }
 
 }  // namespace
 
-// chunk_rows: a multiple of kTile, or 0 for the default.
 template <typename scalar_t, typename out_t>
-int64_t workspace_bytes(const Evaluation<scalar_t, out_t>& evaluation, int64_t chunk_rows = 0) {
+int64_t workspace_bytes(const Evaluation<scalar_t, out_t>& evaluation, const Choice& choice = {}) {
   Workspace workspace(nullptr);
-  Work<accumulator_t<scalar_t>>(evaluation, chunk_rows, workspace);
+  Work<accumulator_t<scalar_t>>(evaluation, choice, workspace);
   return workspace.bytes();
 }
 
 // allocation: workspace_bytes(...) bytes. Everything is queued on the stream.
 template <typename scalar_t, typename out_t>
 void run_pair_kl_hinge(const Evaluation<scalar_t, out_t>& evaluation, void* allocation,
-                       cudaStream_t stream, int64_t chunk_rows = 0) {
+                       cudaStream_t stream, const Choice& choice = {}) {
   if (evaluation.gradient == Gradient::both)
-    run<true>(evaluation, chunk_rows, allocation, stream);
+    run<true>(evaluation, choice, allocation, stream);
   else
-    run<false>(evaluation, chunk_rows, allocation, stream);
+    run<false>(evaluation, choice, allocation, stream);
 }
 
 }  // namespace pairloss::cuda

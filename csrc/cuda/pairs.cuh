@@ -35,7 +35,7 @@ struct Side {
   int64_t rows = 0;
   const int64_t* labels = nullptr;  // (rows, G); null with a similarity matrix
   const acc_t* weights = nullptr;   // null: all 1; else (rows,)
-  const acc_t* upstream = nullptr;  // null: none; else (rows,), see Problem::weight
+  const acc_t* upstream = nullptr;  // null: none; else (rows,), see gradient_weight()
   acc_t* p = nullptr;               // (rows, K), 0 in rows that are ignored in all levels
   acc_t* log_p = nullptr;           // (rows, K), log P + log K, 0 in these rows
   int* unbounded = nullptr;         // (rows,), some log_p of the row is infinite or NaN
@@ -87,18 +87,28 @@ struct Problem {
       kind_ij = kind_ji = row_label == column_label ? 1 : -1;
     }
   }
-
-  // What a pair's gradient is multiplied by: w_i w_j, and with reduction none the upstream
-  // gradients of the row losses that the pair stands in: both rows' in the batch, the batch's one
-  // with a reference set.
-  __device__ bool has_upstream() const {
-    return rows.upstream != nullptr || columns.upstream != nullptr;
-  }
 };
 
 template <typename acc_t>
 __device__ acc_t value_or(const acc_t* values, const Side<acc_t>& side, int64_t row, acc_t other) {
   return values != nullptr && row < side.rows ? values[row] : other;
+}
+
+template <typename acc_t>
+__device__ int is_unbounded(const Side<acc_t>& side, int64_t row) {
+  return row < side.rows ? side.unbounded[row] : 0;
+}
+
+// What the gradient of a pair's divergences is multiplied by: w_i w_j, and with reduction none the
+// upstream gradients of the row losses that the pair stands in: both rows' in the batch, the
+// batch's one with a reference set.
+template <typename acc_t>
+__device__ acc_t gradient_weight(const Problem<acc_t>& problem, acc_t row_weight,
+                                 acc_t row_upstream, int64_t column) {
+  const Side<acc_t>&rows = problem.rows, &columns = problem.columns;
+  const acc_t weight = row_weight * value_or(columns.weights, columns, column, acc_t(1));
+  if (rows.upstream == nullptr && columns.upstream == nullptr) return weight;
+  return weight * (row_upstream + value_or(columns.upstream, columns, column, acc_t(0)));
 }
 
 // ---- one ordered pair in one level --------------------------------------------------------------

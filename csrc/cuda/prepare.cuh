@@ -101,12 +101,15 @@ __device__ void count_pairs(const Problem<acc_t>& problem, int64_t share, int64_
   }
 }
 
-// Grid: count_blocks that count, then a block per row of the batch, then one per row of the
-// reference set. The counting blocks come first because they take longest.
+// Also clears the ticket of small_batch_kernel. Grid: count_blocks that count, then a block per row
+// of the batch, then one per row of the reference set. The counting blocks come first because they
+// take longest.
 template <typename scalar_t, typename acc_t>
 __global__ void prepare_kernel(Problem<acc_t> problem, const scalar_t* logits,
-                               const scalar_t* ref_logits, int64_t count_blocks, Counts* counts) {
+                               const scalar_t* ref_logits, int64_t count_blocks, Counts* counts,
+                               unsigned* ticket) {
   int64_t block = blockIdx.x;
+  if (block == 0 && threadIdx.x == 0) *ticket = 0;
   if (block < count_blocks) return count_pairs(problem, block, count_blocks, counts);
   block -= count_blocks;
   if (block < problem.rows.rows) return softmax_row(problem, problem.rows, block, logits);

@@ -100,12 +100,8 @@ __device__ __forceinline__ QuadWeights<acc_t> expand(const Problem<acc_t>& probl
   for (int c = 0; c < kMicro; ++c) {
     const bool on_ij = weights.ij[c] != acc_t(0), on_ji = weights.ji[c] != acc_t(0);
     if (!on_ij && !on_ji) continue;
-    const int64_t column = column_quad * kMicro + c;
-    acc_t weight =
-        row_weight * value_or(problem.columns.weights, problem.columns, column, acc_t(1));
-    if (problem.has_upstream())
-      weight *=
-          row_upstream + value_or(problem.columns.upstream, problem.columns, column, acc_t(0));
+    const acc_t weight =
+        gradient_weight(problem, row_weight, row_upstream, column_quad * kMicro + c);
     if (on_ij) weights.ij[c] *= weight;
     if (on_ji) weights.ji[c] *= weight;
   }

@@ -9,6 +9,20 @@ namespace {
 
 constexpr int kReduceThreads = 256;
 
+// dLoss/dz of one element, from the sums of its row and class.
+template <bool kBoth, typename acc_t>
+__device__ acc_t gradient_element(bool has_pair, double loss, double d, acc_t p, acc_t a,
+                                  double b) {
+  // What a row without a pair holds must not reach its gradient as 0 * NaN.
+  if (!has_pair) return acc_t(0);
+  if (!kBoth) return static_cast<acc_t>(b);
+  // 0, or NaN where the row's loss is infinite or NaN: such a row has no gradient through the first
+  // argument, and the partner that makes it so would otherwise get one that looks sound.
+  const double poison = loss - loss;
+  // A class with P = 0 has no share in the first term, and its A may be infinite.
+  return static_cast<acc_t>(poison + b + kl_term(static_cast<double>(p), a - d));
+}
+
 // A block per row of the chunk. row_loss: null, or (rows,). grad: null, or (rows, K).
 template <bool kBoth, typename acc_t, typename out_t>
 __global__ void finish_kernel(Problem<acc_t> problem, Chunk<acc_t> chunk, acc_t* row_loss,
@@ -23,14 +37,8 @@ __global__ void finish_kernel(Problem<acc_t> problem, Chunk<acc_t> chunk, acc_t*
   loss = reduce_block<Sum>(loss);
   if (row_loss != nullptr && threadIdx.x == 0) row_loss[row] = static_cast<acc_t>(loss);
   if (grad == nullptr) return;
-  // What a row without a pair holds must not reach its gradient as 0 * NaN.
-  if (!__syncthreads_or(static_cast<int>(has_pair))) {
-    for (int64_t k = threadIdx.x; k < classes; k += blockDim.x)
-      grad[row * classes + k] = static_cast<out_t>(0.0f);
-    return;
-  }
+  has_pair = static_cast<unsigned>(__syncthreads_or(static_cast<int>(has_pair)));
 
-  // A class with P = 0 has no share in the first term, and its A may be infinite.
   const acc_t* p = problem.rows.p + row * classes;
   double d = 0.0;
   if (kBoth) {
@@ -46,15 +54,13 @@ __global__ void finish_kernel(Problem<acc_t> problem, Chunk<acc_t> chunk, acc_t*
     }
     d = reduce_block<Sum>(d);
   }
-  // 0, or NaN where the row's loss is infinite or NaN: such a row has no gradient through the first
-  // argument, and the partner that makes it so would otherwise get one that looks sound.
-  const double poison = kBoth ? loss - loss : 0.0;
   for (int64_t k = threadIdx.x; k < classes; k += blockDim.x) {
-    double value = poison;
+    double b = 0.0;
     for (int split = 0; split < chunk.product_splits; ++split)
-      value += chunk.b[(split * chunk.stride + local) * classes + k];
-    if (kBoth) value += kl_term(static_cast<double>(p[k]), chunk.a[local * classes + k] - d);
-    grad[row * classes + k] = static_cast<out_t>(static_cast<acc_t>(value));
+      b += chunk.b[(split * chunk.stride + local) * classes + k];
+    const acc_t a = kBoth ? chunk.a[local * classes + k] : acc_t(0);
+    grad[row * classes + k] =
+        static_cast<out_t>(gradient_element<kBoth>(has_pair != 0, loss, d, p[k], a, b));
   }
 }
 

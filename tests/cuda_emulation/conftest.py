@@ -13,6 +13,12 @@ def kernels() -> Kernels:
     return Kernels(build("pair_kl_hinge"))
 
 
+@pytest.fixture(params=[False, True], ids=["small", "tiled"])
+def each_way(kernels: Kernels, request: pytest.FixtureRequest) -> Kernels:
+    """Small batches have a kernel of their own; the tiled ones must be right for them, too."""
+    return Kernels(kernels.library, tiled=request.param)
+
+
 @pytest.fixture(scope="session")
 def bad_kernels() -> ctypes.CDLL:
     """Kernels that the emulation must refuse."""

@@ -494,6 +494,9 @@ inline void __syncwarp(unsigned mask = 0xffffffffu, int line = __builtin_LINE())
   emulation::Machine::get().exchange(0, mask, line);
 }
 
+// Blocks run one after the other, and see all that came before.
+inline void __threadfence() {}
+
 template <typename T>
 T __shfl_sync(unsigned mask, T value, int source, int line = __builtin_LINE()) {
   return emulation::shuffle(mask, value, source, line);

@@ -64,6 +64,7 @@ class _Call(ctypes.Structure):
         ("stats", ctypes.c_void_p),
         ("grad", ctypes.c_void_p),
         ("ref_grad", ctypes.c_void_p),
+        ("tiled", ctypes.c_int64),
         ("chunk_rows", ctypes.c_int64),
         ("seed", ctypes.c_int64),
         ("launches", ctypes.c_void_p),
@@ -84,13 +85,14 @@ class Kernels:
 
     ``inputs_and_options``: the tensors of :class:`pairloss._arguments.Inputs` by their names, and
     the other arguments of the operators; ``chunk_rows`` forces the size of the chunks of rows,
-    ``seed`` the order of threads and blocks.
+    ``seed`` the order of threads and blocks. ``tiled``: the kernels for large batches at all sizes.
     """
 
-    def __init__(self, library: ctypes.CDLL):
+    def __init__(self, library: ctypes.CDLL, tiled: bool = False):
         library.emulate_pair_kl_hinge.restype = ctypes.c_char_p
         library.workspace_bytes_float32.restype = ctypes.c_int64
         self.library = library
+        self.tiled = tiled
         self.launches = 0  # of the last call
 
     def forward(
@@ -204,6 +206,7 @@ class Kernels:
             similar_weight=similar_weight,
             dissimilar_weight=dissimilar_weight,
             balance=balance,
+            tiled=self.tiled,
             chunk_rows=chunk_rows,
             seed=seed,
             launches=ctypes.addressof(launches),

@@ -28,10 +28,10 @@ struct Call {
                          // the type of logits
   void* loss;
   double* stats;
-  void *grad, *ref_grad;  // null: none
-  int64_t chunk_rows;     // 0: the default
-  int64_t seed;           // order of threads and blocks
-  int64_t* launches;      // how many there were
+  void *grad, *ref_grad;      // null: none
+  int64_t tiled, chunk_rows;  // see Choice
+  int64_t seed;               // order of threads and blocks
+  int64_t* launches;          // how many there were
 };
 
 template <typename scalar_t, typename out_t>
@@ -68,12 +68,13 @@ Evaluation<scalar_t, out_t> evaluation(const Call& call) {
 template <typename scalar_t, typename out_t>
 void run(const Call& call) {
   const Evaluation<scalar_t, out_t> e = evaluation<scalar_t, out_t>(call);
-  const int64_t bytes = workspace_bytes(e, call.chunk_rows);
+  const Choice choice{call.tiled != 0, call.chunk_rows};
+  const int64_t bytes = workspace_bytes(e, choice);
   // Exactly as large as it must be, for AddressSanitizer, and full of NaN, for what reads before it
   // writes.
   const std::unique_ptr<void, void (*)(void*)> workspace(std::aligned_alloc(256, bytes), std::free);
   std::memset(workspace.get(), 0xff, bytes);
-  run_pair_kl_hinge(e, workspace.get(), nullptr, call.chunk_rows);
+  run_pair_kl_hinge(e, workspace.get(), nullptr, choice);
   emulation::check_guards();
 }
 

@@ -60,7 +60,7 @@ def check_grads(result: Result, expected: tuple[Any, Any], tolerance: float, wha
 
 
 @pytest.mark.parametrize("form", GRID, ids=str)
-def test_equals_the_truth(kernels: Kernels, form: Form) -> None:
+def test_equals_the_truth(each_way: Kernels, form: Form) -> None:
     batch = forms.make(form)
     given = arguments(batch)
     upstream = random_upstream(form.rows)
@@ -70,7 +70,7 @@ def test_equals_the_truth(kernels: Kernels, form: Form) -> None:
     for gradient in GRADIENTS:
         for reduction in REDUCTIONS:
             what = f"{gradient}, {reduction}"
-            result = kernels.forward(
+            result = each_way.forward(
                 **given, gradient=gradient, reduction=reduction, with_ref_grad=with_ref_grad
             )
             assert_close(result.loss, batch.truth.loss(reduction), tolerance.loss, what)
@@ -81,26 +81,28 @@ def test_equals_the_truth(kernels: Kernels, form: Form) -> None:
             assert_close(stats[3:], exact[3:], tolerance.loss, what)
             if reduction != "none" and form.columns > 1:
                 check_grads(result, batch.truth.grads(gradient, reduction), full.grad, what)
-        result = kernels.backward(upstream, **given, gradient=gradient, with_ref_grad=with_ref_grad)
+        result = each_way.backward(
+            upstream, **given, gradient=gradient, with_ref_grad=with_ref_grad
+        )
         if form.columns > 1:
             exact = batch.truth.grads(gradient, "none", upstream.double().numpy())
             check_grads(result, exact, tolerance.grad, f"{gradient}, backward")
 
 
 @each
-def test_chunks_of_rows_and_any_order_of_threads_and_blocks(kernels: Kernels, form: Form) -> None:
-    """Two chunks of rows; the same bits whatever runs first."""
+def test_same_bits_in_any_order_of_threads_and_blocks(each_way: Kernels, form: Form) -> None:
+    """Tiled: in two chunks of rows."""
     batch = forms.make(form)
     given = arguments(batch)
     with_ref_grad = form.ref_rows > 0
     upstream = random_upstream(form.rows)
 
     def results(seed: int) -> list[Result]:
-        options = {"with_ref_grad": with_ref_grad, "chunk_rows": 64, "seed": seed}
+        options = {"with_ref_grad": with_ref_grad, "chunk_rows": 64 * each_way.tiled, "seed": seed}
         return [
-            kernels.forward(**given, reduction="mean", **options),
-            kernels.forward(**given, reduction="none", **options),
-            kernels.backward(upstream, **given, **options),
+            each_way.forward(**given, reduction="mean", **options),
+            each_way.forward(**given, reduction="none", **options),
+            each_way.backward(upstream, **given, **options),
         ]
 
     mean, none, backward = ascending = results(0)
@@ -117,27 +119,39 @@ def test_chunks_of_rows_and_any_order_of_threads_and_blocks(kernels: Kernels, fo
                 assert tensor is expected is None or torch.equal(tensor, expected)
 
 
-def test_only_what_is_asked_for(kernels: Kernels) -> None:
+def test_only_what_is_asked_for(each_way: Kernels) -> None:
     form = Form(70, 10, torch.float32, ref_rows=67, levels=2)
     given = arguments(forms.make(form))
     upstream = random_upstream(form.rows)
-    all_of_it = kernels.forward(**given, with_ref_grad=True)
-    value = kernels.forward(**given, with_grad=False)
-    launches_of_value = kernels.launches
+    all_of_it = each_way.forward(**given, with_ref_grad=True)
+    launches_of_all = each_way.launches
+    value = each_way.forward(**given, with_grad=False)
+    launches_of_value = each_way.launches
     assert torch.equal(value.loss, all_of_it.loss)
     assert torch.equal(value.stats, all_of_it.stats)
-    of_batch = kernels.forward(**given)
-    launches_of_batch = kernels.launches
-    assert launches_of_value < launches_of_batch
+    of_batch = each_way.forward(**given)
+    launches_of_batch = each_way.launches
+    assert launches_of_value <= launches_of_batch < launches_of_all
     assert of_batch.ref_grad is None
     assert torch.equal(of_batch.grad, all_of_it.grad)
-    of_reference = kernels.forward(**given, with_grad=False, with_ref_grad=True)
+    of_reference = each_way.forward(**given, with_grad=False, with_ref_grad=True)
     assert of_reference.grad is None
     assert torch.equal(of_reference.ref_grad, all_of_it.ref_grad)
-    both = kernels.backward(upstream, **given, with_ref_grad=True)
-    one = kernels.backward(upstream, **given, with_grad=False, with_ref_grad=True)
+    both = each_way.backward(upstream, **given, with_ref_grad=True)
+    one = each_way.backward(upstream, **given, with_grad=False, with_ref_grad=True)
     assert one.grad is None
     assert torch.equal(one.ref_grad, both.ref_grad)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(16, 10), (129, 34), (65, 64)])
+def test_small_batches_take_two_launches(kernels: Kernels, rows: int, columns: int) -> None:
+    given = arguments(forms.make(Form(rows, columns, torch.float32, ref_rows=20)))
+    kernels.forward(**given)
+    assert kernels.launches == 2
+    kernels.forward(**given, with_ref_grad=True)
+    assert kernels.launches == 3
+    kernels.backward(random_upstream(rows), **given)
+    assert kernels.launches == 2
 
 
 def test_more_levels_than_fit_into_one_launch(kernels: Kernels) -> None:
@@ -153,7 +167,7 @@ def test_more_levels_than_fit_into_one_launch(kernels: Kernels) -> None:
 
 @each
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_rows_without_a_pair_reach_nothing(kernels: Kernels, form: Form, value: float) -> None:
+def test_rows_without_a_pair_reach_nothing(each_way: Kernels, form: Form, value: float) -> None:
     given = arguments(forms.make(form))
     reference = "ref_logits" in given
     out = torch.zeros(form.rows, dtype=torch.bool)
@@ -173,10 +187,13 @@ def test_rows_without_a_pair_reach_nothing(kernels: Kernels, form: Form, value: 
     dirty_upstream = torch.where(out, value, upstream)
     for gradient in GRADIENTS:
         options = {"gradient": gradient, "with_ref_grad": reference}
-        clean = kernels.forward(**given, **options), kernels.backward(upstream, **given, **options)
+        clean = (
+            each_way.forward(**given, **options),
+            each_way.backward(upstream, **given, **options),
+        )
         found = (
-            kernels.forward(**dirty, **options),
-            kernels.backward(dirty_upstream, **dirty, **options),
+            each_way.forward(**dirty, **options),
+            each_way.backward(dirty_upstream, **dirty, **options),
         )
         for ours, expected in zip(found, clean, strict=True):
             assert not ours.grad[out].any()
@@ -184,16 +201,16 @@ def test_rows_without_a_pair_reach_nothing(kernels: Kernels, form: Form, value: 
                 assert tensor is exact is None or torch.equal(tensor, exact)
 
 
-def test_no_partner_in_any_level_is_zero(kernels: Kernels) -> None:
+def test_no_partner_in_any_level_is_zero(each_way: Kernels) -> None:
     """Valid rows, NaN, whose only partners are ignored."""
     logits, ref_logits = torch.full((3, 5), torch.nan), torch.randn(2, 5)
     ignored = torch.full((2,), -100)
     labels = torch.tensor([1, 2, 3])
     given = {"labels": labels, "ref_logits": ref_logits, "ref_labels": ignored}
-    result = kernels.forward(logits, **given, with_ref_grad=True)
+    result = each_way.forward(logits, **given, with_ref_grad=True)
     assert not any(tensor.any() for tensor in result)
     levels = torch.tensor([[1, -100], [-100, 2]])  # one valid row in each level
-    result = kernels.forward(torch.full((2, 5), torch.nan), levels)
+    result = each_way.forward(torch.full((2, 5), torch.nan), levels)
     assert not any(tensor.any() for tensor in result[:3])
 
 
@@ -201,7 +218,7 @@ def test_no_partner_in_any_level_is_zero(kernels: Kernels) -> None:
 
 
 @pytest.mark.parametrize("gradient", GRADIENTS)
-def test_nan_reaches_its_partners_and_no_other_row(kernels: Kernels, gradient: str) -> None:
+def test_nan_reaches_its_partners_and_no_other_row(each_way: Kernels, gradient: str) -> None:
     rows, bad, partners = 70, 5, [0, 5, 68]
     similarity = torch.from_numpy(np.random.default_rng(0).integers(-1, 2, (rows, rows))).to(
         torch.int8
@@ -212,30 +229,30 @@ def test_nan_reaches_its_partners_and_no_other_row(kernels: Kernels, gradient: s
     similarity[0, bad] = similarity[bad, 68] = 0
     logits = _random(rows, 4)
     options = {"similarity": similarity, "gradient": gradient}
-    clean = kernels.backward(torch.ones(rows), logits, **options).grad
-    clean_loss = kernels.forward(logits, reduction="none", **options).loss
+    clean = each_way.backward(torch.ones(rows), logits, **options).grad
+    clean_loss = each_way.forward(logits, reduction="none", **options).loss
     logits[bad] = torch.nan
-    loss = kernels.forward(logits, reduction="none", **options).loss
+    loss = each_way.forward(logits, reduction="none", **options).loss
     assert loss[partners].isnan().all()
     assert torch.equal(loss[others], clean_loss[others])
-    grad = kernels.backward(torch.ones(rows), logits, **options).grad
+    grad = each_way.backward(torch.ones(rows), logits, **options).grad
     assert grad[bad].isnan().all()
     assert torch.equal(grad[others], clean[others])
-    assert kernels.forward(logits, **options).loss.isnan()
+    assert each_way.forward(logits, **options).loss.isnan()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_infinitely_far_from_the_reference(kernels: Kernels, dtype: torch.dtype) -> None:
+def test_infinitely_far_from_the_reference(each_way: Kernels, dtype: torch.dtype) -> None:
     """One reference row lacks a class. Its similar rows have an infinite loss and no gradient."""
     logits, ref_logits = _random(9, 4).to(dtype), _random(6, 4).to(dtype)
     labels, ref_labels = torch.arange(9) % 3, torch.arange(6) % 3
     ref_logits[1, 2] = -torch.inf
     given = {"labels": labels, "ref_logits": ref_logits, "ref_labels": ref_labels}
     far = labels == 1
-    loss = kernels.forward(logits, reduction="none", **given).loss
+    loss = each_way.forward(logits, reduction="none", **given).loss
     assert loss[far].isposinf().all()
     assert loss[~far].isfinite().all()
-    result = kernels.forward(logits, with_ref_grad=True, **given)
+    result = each_way.forward(logits, with_ref_grad=True, **given)
     assert result.loss.isposinf()
     assert result.grad[far].isnan().all()
     assert result.grad[~far].isfinite().all()

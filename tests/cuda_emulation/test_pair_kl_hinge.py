@@ -25,6 +25,7 @@ GRID = [
     if case.rows > 0 and max(case.rows, 64) ** 2 * case.columns < MOST_WORK
 ]
 DTYPES = [torch.float32, torch.float64]
+SMALL_CLASSES = {torch.float64: 32, torch.float32: 64, torch.float16: 64, torch.bfloat16: 64}
 
 
 def check(
@@ -64,6 +65,14 @@ def check(
 
 @pytest.mark.parametrize("case", GRID, ids=str)
 def test_equals_the_truth(kernels: Kernels, case: Case) -> None:
+    batch = cases.make(case)
+    check(Kernels(kernels.library, tiled=True), batch.logits, batch.labels, batch.truth)
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in GRID if case.columns <= SMALL_CLASSES[case.dtype]], ids=str
+)
+def test_small_batch_equals_the_truth(kernels: Kernels, case: Case) -> None:
     batch = cases.make(case)
     check(kernels, batch.logits, batch.labels, batch.truth)
 
@@ -108,29 +117,29 @@ def test_memory_is_linear_in_the_rows(kernels: Kernels) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_value_without_a_gradient(kernels: Kernels, dtype: torch.dtype) -> None:
+def test_value_without_a_gradient(each_way: Kernels, dtype: torch.dtype) -> None:
     logits, labels, margin, _ = cases.make(Case(129, 34, dtype=dtype))
-    full = kernels.forward(logits, labels, margin=margin)
-    value = kernels.forward(logits, labels, margin=margin, with_grad=False)
+    full = each_way.forward(logits, labels, margin=margin)
+    value = each_way.forward(logits, labels, margin=margin, with_grad=False)
     assert value.grad is None
     assert torch.equal(value.loss, full.loss)
     assert torch.equal(value.stats, full.stats)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_computed_in_float32(kernels: Kernels, dtype: torch.dtype) -> None:
+def test_half_precision_is_computed_in_float32(each_way: Kernels, dtype: torch.dtype) -> None:
     logits, labels, margin, _ = cases.make(Case(65, 34, dtype=dtype))
     upstream = torch.randn(65, generator=torch.Generator().manual_seed(5))
     for gradient in GRADIENTS:
         options = {"margin": margin, "gradient": gradient}
         for half, full in zip(
-            kernels.forward(logits, labels, **options)[:3],
-            kernels.forward(logits.float(), labels, **options)[:3],
+            each_way.forward(logits, labels, **options)[:3],
+            each_way.forward(logits.float(), labels, **options)[:3],
             strict=True,
         ):
             assert torch.equal(half, full)
-        half = kernels.backward(upstream, logits, labels, **options).grad
-        full = kernels.backward(upstream, logits.float(), labels, **options).grad
+        half = each_way.backward(upstream, logits, labels, **options).grad
+        full = each_way.backward(upstream, logits.float(), labels, **options).grad
         assert torch.equal(half, full.to(dtype))
 
 
@@ -140,36 +149,36 @@ def test_half_precision_is_computed_in_float32(kernels: Kernels, dtype: torch.dt
 @pytest.mark.parametrize("ignored", ["some", "ends", "most"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_what_ignored_rows_hold_reaches_nothing(
-    kernels: Kernels, dtype: torch.dtype, ignored: str
+    each_way: Kernels, dtype: torch.dtype, ignored: str
 ) -> None:
     logits, labels, margin, _ = cases.make(Case(129, 10, dtype=dtype, ignored=ignored))
     out = labels == IGNORE_INDEX
     upstream = torch.randn(129, generator=torch.Generator().manual_seed(3))
     dirty, dirty_upstream = logits.clone(), upstream.clone()
     dirty[out], dirty_upstream[out] = torch.nan, torch.inf
-    clean = kernels.forward(logits, labels, margin=margin)
-    result = kernels.forward(dirty, labels, margin=margin)
+    clean = each_way.forward(logits, labels, margin=margin)
+    result = each_way.forward(dirty, labels, margin=margin)
     assert torch.equal(result.loss, clean.loss)
     assert torch.equal(result.grad, clean.grad)
     assert not result.grad[out].any()
     assert torch.equal(
-        kernels.backward(dirty_upstream, dirty, labels, margin=margin).grad,
-        kernels.backward(upstream, logits, labels, margin=margin).grad,
+        each_way.backward(dirty_upstream, dirty, labels, margin=margin).grad,
+        each_way.backward(upstream, logits, labels, margin=margin).grad,
     )
 
 
 @pytest.mark.parametrize("labels", [[IGNORE_INDEX] * 5, [IGNORE_INDEX, 3, IGNORE_INDEX], [4]])
 @pytest.mark.parametrize("value", [1.0, torch.nan])
 @pytest.mark.parametrize("gradient", GRADIENTS)
-def test_no_pair_is_zero(kernels: Kernels, labels: list[int], value: float, gradient: str) -> None:
+def test_no_pair_is_zero(each_way: Kernels, labels: list[int], value: float, gradient: str) -> None:
     logits = torch.full((len(labels), 6), value)
     ids = torch.tensor(labels)
     for reduction in REDUCTIONS:
-        loss, stats, grad, _ = kernels.forward(logits, ids, gradient=gradient, reduction=reduction)
+        loss, stats, grad, _ = each_way.forward(logits, ids, gradient=gradient, reduction=reduction)
         assert not loss.any()
         assert not stats.any()
         assert grad is None or not grad.any()
-    assert not kernels.backward(torch.ones(len(labels)), logits, ids, gradient=gradient).grad.any()
+    assert not each_way.backward(torch.ones(len(labels)), logits, ids, gradient=gradient).grad.any()
 
 
 # ---- extreme logits ----
@@ -190,36 +199,36 @@ def _random(rows: int, columns: int, dtype: torch.dtype, spread: float = 1.4) ->
 # Rows that differ by `spread` differ by that part of P, which float32 holds to 6e-8: 6e-8 / spread
 # is what a stored P allows, less what the sums average out.
 @pytest.mark.parametrize(("spread", "error"), [(1e-4, 2e-4), (1e-2, 3e-6), (30.0, 3e-6)])
-def test_nearly_uniform_and_confident_rows(kernels: Kernels, spread: float, error: float) -> None:
+def test_nearly_uniform_and_confident_rows(each_way: Kernels, spread: float, error: float) -> None:
     logits, labels = _random(70, 34, torch.float32, spread), torch.zeros(70, dtype=torch.int64)
     expected = truth.evaluate(logits.double().numpy(), labels.numpy(), 2.0)
-    check(kernels, logits, labels, expected, tolerance=Tolerance(error, error))
+    check(each_way, logits, labels, expected, tolerance=Tolerance(error, error))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_huge_finite_logits(kernels: Kernels, dtype: torch.dtype) -> None:
+def test_huge_finite_logits(each_way: Kernels, dtype: torch.dtype) -> None:
     rng = np.random.default_rng(0)
     logits = torch.from_numpy(rng.choice([-1e4, 0.0, 1e4], (70, 10))).to(dtype)
     labels = torch.from_numpy(rng.integers(0, 4, 70))
     expected = _evaluate(logits, labels)
     assert expected.ordered.max() >= 1e4
     assert 0 < expected.active.sum() < expected.dissimilar.sum()
-    check(kernels, logits, labels, expected)
+    check(each_way, logits, labels, expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("classes", [1, 3])
-def test_a_class_masked_in_every_row(kernels: Kernels, classes: int, dtype: torch.dtype) -> None:
+def test_a_class_masked_in_every_row(each_way: Kernels, classes: int, dtype: torch.dtype) -> None:
     logits, labels = _random(70, 34, dtype), torch.arange(70) % classes
     logits[:, [3, 20]] = -torch.inf
     expected = _evaluate(logits, labels)
     assert classes == 1 or 0 < expected.active.sum() < expected.dissimilar.sum()
-    check(kernels, logits, labels, expected)
+    check(each_way, logits, labels, expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_class_masked_in_some_rows_of_dissimilar_pairs(
-    kernels: Kernels, dtype: torch.dtype
+    each_way: Kernels, dtype: torch.dtype
 ) -> None:
     """KL is infinite in one direction: that adds nothing, and takes nothing from the others."""
     logits, labels = _random(70, 34, dtype), torch.arange(70)
@@ -229,32 +238,32 @@ def test_a_class_masked_in_some_rows_of_dissimilar_pairs(
     assert np.isinf(expected.divergence).any()
     assert expected.active[10:20].any()
     assert expected.active[:, 10:20].any()
-    check(kernels, logits, labels, expected)
+    check(each_way, logits, labels, expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_class_masked_in_one_row_of_a_similar_pair(kernels: Kernels, dtype: torch.dtype) -> None:
+def test_a_class_masked_in_one_row_of_a_similar_pair(each_way: Kernels, dtype: torch.dtype) -> None:
     """An infinite loss, NaN gradients for the two rows, and nothing in the others."""
     logits, labels = _random(20, 10, dtype), torch.arange(20) // 2
     logits[6, 4] = -torch.inf
     pair, others = [6, 7], [row for row in range(20) if row not in (6, 7)]
     expected = _evaluate(logits, labels)
 
-    rows = kernels.forward(logits, labels, margin=expected.margin, reduction="none").loss
+    rows = each_way.forward(logits, labels, margin=expected.margin, reduction="none").loss
     assert rows[pair].isposinf().all()
     assert_close(rows[others], expected.loss("none")[others], TOLERANCES[dtype].loss)
     for reduction in ("mean", "sum"):
         options = {"margin": expected.margin, "reduction": reduction}
-        loss, stats, grad, _ = kernels.forward(logits, labels, **options)
+        loss, stats, grad, _ = each_way.forward(logits, labels, **options)
         assert loss.isposinf()
         assert stats[3].isposinf()
         assert stats[4].isfinite()
         assert grad[pair].isnan().all()
         exact = expected.grad("both", reduction)[others]
         assert_close(grad[others], exact, TOLERANCES[dtype].grad)
-        second = kernels.forward(logits, labels, gradient="second", **options).grad
+        second = each_way.forward(logits, labels, gradient="second", **options).grad
         assert_close(second, expected.grad("second", reduction), TOLERANCES[dtype].grad)
-    grad = kernels.backward(torch.rand(20), logits, labels, margin=expected.margin).grad
+    grad = each_way.backward(torch.rand(20), logits, labels, margin=expected.margin).grad
     assert grad[pair].isnan().all()
     assert grad[others].isfinite().all()
 
@@ -262,17 +271,19 @@ def test_a_class_masked_in_one_row_of_a_similar_pair(kernels: Kernels, dtype: to
 @pytest.mark.parametrize("row", [[torch.nan, 0, 1], [torch.inf, 0, 1], [-torch.inf] * 3])
 @pytest.mark.parametrize("classes", [1, 70])
 @pytest.mark.parametrize("gradient", GRADIENTS)
-def test_nan_is_not_hidden(kernels: Kernels, row: list[float], classes: int, gradient: str) -> None:
+def test_nan_is_not_hidden(
+    each_way: Kernels, row: list[float], classes: int, gradient: str
+) -> None:
     logits, labels = _random(70, 3, torch.float32), torch.arange(70) % classes
     logits[66] = torch.tensor(row)
     labels[5] = IGNORE_INDEX
     valid = labels != IGNORE_INDEX
     for reduction in REDUCTIONS:
-        loss, _, grad, _ = kernels.forward(logits, labels, reduction=reduction, gradient=gradient)
+        loss, _, grad, _ = each_way.forward(logits, labels, reduction=reduction, gradient=gradient)
         assert (loss[valid] if reduction == "none" else loss).isnan().all()
         if grad is not None:
             assert grad[valid].isnan().all()
             assert not grad[~valid].any()
-    grad = kernels.backward(torch.ones(70), logits, labels, gradient=gradient).grad
+    grad = each_way.backward(torch.ones(70), logits, labels, gradient=gradient).grad
     assert grad[valid].isnan().all()
     assert not grad[~valid].any()

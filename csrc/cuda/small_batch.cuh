@@ -1,0 +1,274 @@
+// All of a small batch, after prepare_kernel, in one launch: a block has eight rows, walks over all
+// columns by tiles, and finishes its rows. The classes of a tile fit into shared memory, so that
+// the divergences and the gradient's sums (products.cuh) come from one load; nothing is kept of the
+// pairs. The block that is done last adds up the loss.
+#pragma once
+
+#include "cuda/plan.cuh"
+#include "cuda/prepare.cuh"
+#include "cuda/results.cuh"
+
+namespace pairloss::cuda {
+namespace {
+
+constexpr int kSmallThreads = 256, kSmallWarps = kSmallThreads / kWarp;
+constexpr int kSmallRows = 8;  // of a block: a warp for each when they are finished
+static_assert(kSmallRows == kSmallWarps);
+
+// double for tests: half of the elements fit.
+template <typename acc_t>
+constexpr int kSmallColumns = sizeof(acc_t) == sizeof(float) ? 64 : 32;  // of a tile
+template <typename acc_t>
+constexpr int kSmallClasses = sizeof(acc_t) == sizeof(float) ? 64 : 32;  // the most that there are
+
+constexpr int64_t kSmallBatch = 1024;
+
+template <typename acc_t>
+bool is_small(int64_t rows, int64_t columns, int64_t classes, int levels) {
+  return rows <= kSmallBatch && columns <= kSmallBatch && classes <= kSmallClasses<acc_t> &&
+         levels <= kLevelsPerLaunch;
+}
+
+// tile[r][k] = matrix[first + r][k]; rows that do not exist are left as they are.
+template <int kRows, typename Tile, typename acc_t>
+__device__ void stage_rows(Tile& tile, const acc_t* matrix, int64_t rows, int classes,
+                           int64_t first) {
+  const int count = rows - first < kRows ? static_cast<int>(rows - first) : kRows;
+  for (int e = threadIdx.x; e < count * classes; e += kSmallThreads)
+    tile[e / classes][e % classes] = matrix[first * classes + e];
+}
+
+template <bool kUnbounded, typename Rows, typename Columns, typename acc_t>
+__device__ __forceinline__ void divergences_of_pair(int classes, const Rows& p_i,
+                                                    const Rows& log_p_i, const Columns& p_j,
+                                                    const Columns& log_p_j, int r, int c,
+                                                    acc_t& d_ij, acc_t& d_ji) {
+  // The same arithmetic for (i, j) and (j, i), see add_classes().
+  for (int k = 0; k < classes; ++k) {
+    const acc_t p_row = p_i[r][k], p_column = p_j[c][k];
+    const acc_t log_ratio = static_cast<acc_t>(log_p_i[r][k]) - static_cast<acc_t>(log_p_j[c][k]);
+    d_ij = add_kl_term<kUnbounded>(d_ij, p_row, log_ratio);
+    d_ji = add_kl_term<kUnbounded>(d_ji, p_column, -log_ratio);
+  }
+}
+
+// What the blocks share.
+template <typename acc_t>
+struct SmallBatch {
+  const Counts* counts = nullptr;
+  int64_t count_blocks = 0;
+  Level<acc_t>* levels = nullptr;   // (blocks, G): every block makes its own
+  LevelSums* level_sums = nullptr;  // (blocks, kSmallWarps, G)
+  unsigned* ticket = nullptr;       // how many blocks are done
+};
+
+template <typename acc_t>
+void take_small_batch(Workspace& workspace, int64_t rows, int level_count,
+                      SmallBatch<acc_t>& batch) {
+  const int64_t entries = ceil_div(rows, kSmallRows) * level_count;
+  batch.levels = workspace.take<Level<acc_t>>(entries);
+  batch.level_sums = workspace.take<LevelSums>(entries * kSmallWarps);
+}
+
+// Grid: ceil(rows / kSmallRows). row_loss, loss, stats, grad: null where they are not wanted.
+template <bool kBoth, typename acc_t, typename out_t>
+__global__ void __launch_bounds__(kSmallThreads, 1)
+    small_batch_kernel(Problem<acc_t> problem, SmallBatch<acc_t> batch, Weighting weighting,
+                       LevelWeights level_weights, acc_t* row_loss, acc_t* loss, double* stats,
+                       out_t* grad) {
+  constexpr int kColumns = kSmallColumns<acc_t>, kClasses = kSmallClasses<acc_t>;
+  // A warp has one row and 32 columns; a thread has one column and kPairs rows, kGroups apart.
+  constexpr int kGroups = kSmallThreads / kColumns, kPairs = kSmallRows / kGroups;
+  // Elements (row, class) of the gradient that a thread has.
+  constexpr int kOutputs = kSmallRows * kClasses / kSmallThreads;
+  // Padded: lanes that differ in the first index meet different banks.
+  PAIRLOSS_SHARED(acc_t, p_i, [kSmallRows][kClasses]);
+  PAIRLOSS_SHARED(acc_t, log_p_i, [kSmallRows][kClasses]);
+  PAIRLOSS_SHARED(acc_t, p_j, [kColumns][kClasses + 1]);
+  PAIRLOSS_SHARED(acc_t, log_p_j, [kColumns][kClasses + 1]);
+  PAIRLOSS_SHARED(acc_t, w_ij, [kSmallRows][kColumns + 1]);
+  PAIRLOSS_SHARED(acc_t, w_ji, [kSmallRows][kColumns + 1]);
+  PAIRLOSS_SHARED(double, loss_of_warp, [kSmallWarps][kPairs]);
+  PAIRLOSS_SHARED(unsigned, has_pair_in_warp, [kSmallWarps][kPairs]);
+  PAIRLOSS_SHARED(double, d_terms, [kSmallRows][kClasses]);
+  PAIRLOSS_SHARED(double, d_i, [kSmallRows]);
+  PAIRLOSS_SHARED(double, loss_i, [kSmallRows]);
+  PAIRLOSS_SHARED(unsigned, has_pair_i, [kSmallRows]);
+
+  const Side<acc_t>&rows = problem.rows, &columns = problem.columns;
+  const int classes = static_cast<int>(problem.classes), level_count = problem.level_count;
+  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  const int c = threadIdx.x % kColumns, group = threadIdx.x / kColumns;
+  const int64_t first = int64_t{blockIdx.x} * kSmallRows;
+  const int row_count =
+      rows.rows - first < kSmallRows ? static_cast<int>(rows.rows - first) : kSmallRows;
+
+  Level<acc_t>* levels = batch.levels + int64_t{blockIdx.x} * level_count;
+  make_levels(0, level_count, problem.within, batch.counts, batch.count_blocks, weighting,
+              level_weights, levels);
+  problem.levels = levels;
+  LevelSums* level_sums =
+      batch.level_sums + (int64_t{blockIdx.x} * kSmallWarps + warp) * level_count;
+  if (stats != nullptr && lane == 0)
+    for (int level = 0; level < level_count; ++level) level_sums[level] = {0.0, 0.0, 0};
+
+  stage_rows<kSmallRows>(p_i, rows.p, rows.rows, classes, first);
+  stage_rows<kSmallRows>(log_p_i, rows.log_p, rows.rows, classes, first);
+  double pair_loss_sum[kPairs] = {};
+  unsigned has_pair[kPairs] = {};
+  acc_t a[kOutputs] = {}, b[kOutputs] = {};
+
+  for (int64_t column = 0; column < columns.rows; column += kColumns) {
+    const int column_count =
+        columns.rows - column < kColumns ? static_cast<int>(columns.rows - column) : kColumns;
+    // Also the barrier behind which the tile before has been read, and the levels are written.
+    const int unbounded = __syncthreads_or(is_unbounded(rows, first + threadIdx.x % kSmallRows) |
+                                           is_unbounded(columns, column + c));
+    stage_rows<kColumns>(p_j, columns.p, columns.rows, classes, column);
+    stage_rows<kColumns>(log_p_j, columns.log_p, columns.rows, classes, column);
+    __syncthreads();  // staged
+
+    acc_t d_ij[kPairs] = {}, d_ji[kPairs] = {}, sum_ij[kPairs] = {}, sum_ji[kPairs] = {};
+#pragma unroll
+    for (int m = 0; m < kPairs; ++m) {
+      const int r = group + m * kGroups;
+      if (r >= row_count || c >= column_count) continue;
+      if (unbounded)
+        divergences_of_pair<true>(classes, p_i, log_p_i, p_j, log_p_j, r, c, d_ij[m], d_ji[m]);
+      else
+        divergences_of_pair<false>(classes, p_i, log_p_i, p_j, log_p_j, r, c, d_ij[m], d_ji[m]);
+    }
+    for (int level = 0; level < level_count; ++level) {
+      const Scale<acc_t> scale = levels[level].scale;
+      const int64_t column_label = problem.label(columns, column + c, level);
+      acc_t similar_sum = 0, dissimilar_sum = 0;
+      unsigned active = 0;
+#pragma unroll
+      for (int m = 0; m < kPairs; ++m) {
+        const int64_t i = first + group + m * kGroups;
+        int kind_ij, kind_ji;
+        problem.kinds(i, column + c, problem.label(rows, i, level), column_label, kind_ij, kind_ji);
+        const acc_t weight = value_or(rows.weights, rows, i, acc_t(1)) *
+                             value_or(columns.weights, columns, column + c, acc_t(1));
+        acc_t similar = 0, dissimilar = 0;
+        const unsigned mark_ij =
+            add_pair(kind_ij, d_ij[m], problem.margin, weight, similar, dissimilar, active);
+        const unsigned mark_ji =
+            add_pair(kind_ji, d_ji[m], problem.margin, weight, similar, dissimilar, active);
+        sum_ij[m] += coefficient(mark_ij, scale);
+        sum_ji[m] += coefficient(mark_ji, scale);
+        has_pair[m] |= kind_ij != 0 || kind_ji != 0;
+        pair_loss_sum[m] +=
+            static_cast<double>(scale.similar * similar + scale.dissimilar * dissimilar);
+        similar_sum += similar;
+        dissimilar_sum += dissimilar;
+      }
+      if (stats == nullptr) continue;
+      similar_sum = reduce_lanes<Sum>(similar_sum);
+      dissimilar_sum = reduce_lanes<Sum>(dissimilar_sum);
+      active = reduce_lanes<Sum>(active);
+      if (lane != 0) continue;  // which alone touches the warp's sums
+      level_sums[level].similar += static_cast<double>(similar_sum);
+      level_sums[level].dissimilar += static_cast<double>(dissimilar_sum);
+      level_sums[level].active += active;
+    }
+    if (grad == nullptr) continue;
+
+#pragma unroll
+    for (int m = 0; m < kPairs; ++m) {
+      const int r = group + m * kGroups;
+      const bool on = sum_ij[m] != acc_t(0) || sum_ji[m] != acc_t(0);
+      const acc_t weight =
+          on ? gradient_weight(problem, value_or(rows.weights, rows, first + r, acc_t(1)),
+                               value_or(rows.upstream, rows, first + r, acc_t(0)), column + c)
+             : acc_t(0);
+      // A weight of 0 stays 0 whatever it is multiplied by.
+      w_ij[r][c] = sum_ij[m] != acc_t(0) ? sum_ij[m] * weight : acc_t(0);
+      w_ji[r][c] = sum_ji[m] != acc_t(0) ? sum_ji[m] * weight : acc_t(0);
+    }
+    __syncthreads();  // the weights are there
+
+#pragma unroll
+    for (int m = 0; m < kOutputs; ++m) {
+      const int output = threadIdx.x + m * kSmallThreads, r = output / classes;
+      if (r >= row_count) continue;
+      const int k = output % classes;
+      const acc_t p_row = p_i[r][k], log_p_row = log_p_i[r][k];
+      for (int j = 0; j < column_count; ++j) {
+        const acc_t weight_ij = w_ij[r][j], weight_ji = w_ji[r][j];
+        // In a pair of weight 0 the difference may be infinite or NaN.
+        if (kBoth && weight_ij != acc_t(0))
+          a[m] += weight_ij * (log_p_row - static_cast<acc_t>(log_p_j[j][k]));
+        if (weight_ji != acc_t(0)) b[m] += weight_ji * (p_row - static_cast<acc_t>(p_j[j][k]));
+      }
+    }
+  }
+
+  // The rows: sums over the warps that had a row, and d_i.
+#pragma unroll
+  for (int m = 0; m < kPairs; ++m) {
+    const double sum = reduce_lanes<Sum>(pair_loss_sum[m]);
+    const unsigned any = reduce_lanes<Or>(has_pair[m]);
+    if (lane != 0) continue;
+    loss_of_warp[warp][m] = sum;
+    has_pair_in_warp[warp][m] = any;
+  }
+  if (kBoth && grad != nullptr) {
+#pragma unroll
+    for (int m = 0; m < kOutputs; ++m) {
+      const int output = threadIdx.x + m * kSmallThreads, r = output / classes;
+      const int k = output % classes;
+      if (r < row_count)
+        d_terms[r][k] = kl_term(static_cast<double>(p_i[r][k]), static_cast<double>(a[m]));
+    }
+  }
+  __syncthreads();  // the parts are there
+  if (warp < row_count) {
+    double d = 0.0;
+    if (kBoth && grad != nullptr)
+      for (int k = lane; k < classes; k += kWarp) d += d_terms[warp][k];
+    d = reduce_lanes<Sum>(d);
+    if (lane == 0) {
+      // The row `warp` was that of kColumns / 32 warps, as their pair m.
+      constexpr int kWarpsOfRow = kColumns / kWarp;
+      const int m = warp / kGroups, first_warp = warp % kGroups * kWarpsOfRow;
+      double sum = 0.0;
+      unsigned any = 0;
+      for (int w = 0; w < kWarpsOfRow; ++w) {
+        sum += loss_of_warp[first_warp + w][m];
+        any |= has_pair_in_warp[first_warp + w][m];
+      }
+      d_i[warp] = d;
+      loss_i[warp] = sum;
+      has_pair_i[warp] = any;
+      if (row_loss != nullptr) row_loss[first + warp] = static_cast<acc_t>(sum);
+    }
+  }
+  __syncthreads();  // d_i is there
+  if (grad != nullptr) {
+#pragma unroll
+    for (int m = 0; m < kOutputs; ++m) {
+      const int output = threadIdx.x + m * kSmallThreads, r = output / classes;
+      if (r >= row_count) continue;
+      const int k = output % classes;
+      grad[(first + r) * classes + k] = static_cast<out_t>(gradient_element<kBoth>(
+          has_pair_i[r] != 0, static_cast<double>(loss_i[r]), static_cast<double>(d_i[r]),
+          static_cast<acc_t>(p_i[r][k]), a[m], static_cast<double>(b[m])));
+    }
+  }
+  if (stats == nullptr) return;
+
+  // Each block makes its sums visible before it takes a ticket, so the last one sees all of them.
+  // It adds them in their own order: which block that is does not matter.
+  __threadfence();
+  __syncthreads();
+  int last = 0;
+  if (threadIdx.x == 0) last = atomicAdd(batch.ticket, 1u) == gridDim.x - 1;
+  if (!__syncthreads_or(last)) return;
+  __threadfence();
+  write_results(level_count, problem.within, levels, batch.level_sums,
+                int64_t{gridDim.x} * kSmallWarps, loss, stats);
+}
+
+}  // namespace
+}  // namespace pairloss::cuda
