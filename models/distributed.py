@@ -1,8 +1,7 @@
 """Several processes on one model: what the programs need of torch.distributed.
 
 Started by ``torchrun``, every process sees its share of each batch and the gradients are averaged.
-**The pair loss compares the pairs within a process's share only**, not across processes: with W
-processes a batch of N has W * (N/W)^2 / 2 instead of N^2 / 2 pairs. Batch normalisation also uses a
+The pair loss is that of the whole batch (:mod:`pairloss.distributed`); batch normalisation uses a
 process's own share.
 """
 

@@ -9,7 +9,9 @@ from torch import Tensor
 from torch.nn import functional
 
 import pairloss
+from models import distributed
 from models.networks.variants import FINE, Tap
+from pairloss.distributed import pair_kl_hinge_loss as global_pair_loss
 
 Outputs = dict[str, Tensor]  # of a network's layers, by name
 # A loss of (outputs, labels (N, levels)), and named figures worth a curve.
@@ -24,7 +26,8 @@ def cross_entropy(outputs: Outputs, labels: Tensor) -> tuple[Tensor, dict[str, T
 class PairObjective:
     """The objective of clustering: the weighted sum of the pair loss on each of ``taps``.
 
-    Labels only say which pairs are similar. ``options`` are those of
+    Labels only say which pairs are similar. In several processes (see :mod:`models.distributed`)
+    the pairs are those of all processes' rows together. ``options`` are those of
     :func:`pairloss.pair_kl_hinge_loss`. Its gradient is in the recipes that of Hsu & Kira's code,
     through the second argument of KL only: the paper follows their implementation, and it trains
     better. With the exact one about every second run ends with two classes under one output, since
@@ -36,10 +39,12 @@ class PairObjective:
         self.options = options
 
     def __call__(self, outputs: Outputs, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        alone = distributed.world_size() == 1
+        pair_loss = pairloss.pair_kl_hinge_loss if alone else global_pair_loss
         losses = []
         figures = {}
         for tap in self.taps:
-            loss, stats = pairloss.pair_kl_hinge_loss(
+            loss, stats = pair_loss(
                 outputs[tap.layer], labels[:, tap.level], return_stats=True, **self.options
             )
             losses.append(tap.weight * loss)
