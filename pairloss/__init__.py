@@ -3,6 +3,8 @@
 from pairloss import distributed, reference
 from pairloss._arguments import PairStats
 from pairloss._version import __version__
+from pairloss.cross_batch_memory import CrossBatchMemory
+from pairloss.grad_cache import loss_and_grad
 from pairloss.pair_kl_hinge import (
     PairKLHingeLoss,
     pair_kl_hinge_loss,
@@ -11,10 +13,12 @@ from pairloss.pair_kl_hinge import (
 from pairloss.pair_list_kl_hinge import pair_kl_hinge_loss_from_pairs
 
 __all__ = [
+    "CrossBatchMemory",
     "PairKLHingeLoss",
     "PairStats",
     "__version__",
     "distributed",
+    "loss_and_grad",
     "pair_kl_hinge_loss",
     "pair_kl_hinge_loss_from_pairs",
     "pair_kl_hinge_loss_from_similarity",
