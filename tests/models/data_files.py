@@ -48,6 +48,7 @@ def write_cifar10(root: Path, monkeypatch, seed: int = 0) -> np.ndarray:
 
     def write_batch(name: str) -> list[str]:
         pixels = rng.integers(0, 256, (10, 3072), dtype=np.uint8)
+        pixels[:, :1024] //= 2  # less red: the mean of U and V is not 0
         batches.append(pixels)
         labels = [*range(10)]
         return [name, write(name, {"data": pixels, "labels": labels, "batch_label": name})]
@@ -118,7 +119,8 @@ def write_birdsnap(root: Path, images: Path | None = None) -> Path:
             write_image(images / path, colour=int(number))
             md5 = hashlib.md5((images / path).read_bytes()).hexdigest()
             box = ["1", "1", "30", "30", *["null"] * 2 * len(PARTS)]
-            listed.append("\t".join([f"http://localhost/{i}_o.jpg", md5, path, number, *box]))
+            # The list is not quoted: a quotation mark is a character.
+            listed.append("\t".join([f'"http://localhost/{i}_o.jpg', md5, path, number, *box]))
         tests.append(path)
     for name, lines in (("species", species), ("images", listed), ("test_images", tests)):
         (root / f"{name}.txt").write_text("\n".join(lines) + "\n")

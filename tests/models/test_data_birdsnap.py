@@ -26,6 +26,11 @@ def load(root, classes, **options):
     return data.load("birdsnap34", root, options=options)
 
 
+def of(split):
+    """Files with their fine labels."""
+    return zip(split.paths, split.labels[:, 0].tolist(), strict=True)
+
+
 @pytest.mark.parametrize("place", [".", "birdsnap"])
 def test_the_release_is_read(tmp_path, three_species, place):
     images = write_birdsnap(tmp_path / "root" / place)
@@ -70,6 +75,15 @@ def test_dead_links_and_other_formats(tmp_path, three_species):
         "2 files: 1 palette, GIF named .jpg (Golden_Eagle/0402.jpg); 1 CMYK (Great_Egret/7002.jpg)"
     )
     assert loaded.notes["classes without a test image"] == "Hawk"
+    assert [(path.name, label) for path, label in of(loaded.test)] == [
+        ("0404.jpg", 1),
+        ("7004.jpg", 2),
+    ]
+    assert {(path.parent.name, label) for path, label in of(loaded.train)} == {
+        ("Coopers_Hawk", 0),
+        ("Golden_Eagle", 1),
+        ("Great_Egret", 2),
+    }
     assert sum(len(labels) for _, labels in loaded.train.batches(4)) == 10
 
 

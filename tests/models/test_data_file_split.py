@@ -86,6 +86,18 @@ def test_every_epoch_cuts_anew_and_evaluation_does_not(split):
     torch.testing.assert_close(next(split.batches(9)), next(replace(split).batches(9)))
 
 
+def test_each_image_is_cut_in_its_own_way(split):
+    alike = replace(split, paths=split.paths[:1] * 9, random_crop=True, horizontal_flip=True)
+    images, _, _ = epoch(alike, 0)
+    assert len(images.flatten(1).unique(dim=0)) >= 6
+
+
+def test_evaluation_draws_no_random_number(split):
+    state = torch.get_rng_state()
+    list(split.batches(4))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_random_transforms_reach_all_places():
     image = Image.fromarray(np.arange(32, dtype=np.uint8)[None].repeat(32, 0)).convert("RGB")
     torch.manual_seed(0)

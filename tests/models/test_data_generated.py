@@ -30,6 +30,8 @@ def test_the_numbers_of_birdsnap34(birds):
     for split in (birds.train, birds.test):
         counts = torch.bincount(split.labels[:, 0], minlength=34)
         assert counts.max() - counts.min() <= 1
+    # Single classes differ in pattern too, and many in one shape in pattern alone.
+    assert birds.classes[6:9] == ("shape 1, dots", "shape 2, bars", "shape 3, stripes")
     # As many fine classes in each coarse class as species in each family.
     fine_per_coarse = birds.train.labels.unique(dim=0)[:, 1].bincount()
     assert sorted(fine_per_coarse.tolist()) == [1] * 12 + [2, 2, 3, 3, 5, 7]

@@ -99,17 +99,18 @@ def test_a_table_of_paths(tmp_path):
 
 def test_bad_files_are_left_out_and_named(tmp_path, caplog):
     write_classes(tmp_path, "cat", "dog")
-    write_page(tmp_path / "cat" / "page.jpg")
+    write_page(tmp_path / "cat" / "0 page.jpg")
     write_half(tmp_path / "dog" / "half.jpg")
     write_image(tmp_path / "dog" / "grey.jpg", mode="L")
     (tmp_path / "dog" / "notes.txt").write_text("not an image, and not named as one")
     with caplog.at_level(logging.WARNING):
         loaded = load(tmp_path)
     assert len(loaded.train) + len(loaded.test) == 11
-    skipped = "2 files: 1 a web page (HTML) (cat/page.jpg); 1 damaged (dog/half.jpg)"
+    skipped = "2 files: 1 a web page (HTML) (cat/0 page.jpg); 1 damaged (dog/half.jpg)"
     assert loaded.notes["skipped"] == skipped
     assert loaded.notes["converted to RGB"] == "1 files: 1 grey (dog/grey.jpg)"
     assert f"{tmp_path.name}, skipped: {skipped}" in caplog.messages
+    assert names(loaded.train, loaded) == {"cat": ["cat"], "dog": ["dog"]}
     images = torch.cat([images for images, _ in loaded.train.batches(4)])
     assert images.shape == (len(loaded.train), 3, 28, 28)
 
