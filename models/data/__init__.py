@@ -75,12 +75,13 @@ def load(
     data = source.load(data_root, download, options)
     if options.levels:
         data = _choose_levels(data, options.levels)
-    train, test = data.train, data.test
+    train, test, notes = data.train, data.test, dict(data.notes)
     if options.limit is not None:
+        notes["limit"] = f"at most {options.limit} images of each split (seed {options.split_seed})"
         train, test = (_draw(part, options.limit, options.split_seed) for part in (train, test))
     if options.in_memory:
         train, test = train.in_memory(), test.in_memory()
-    return replace(data, train=train, test=test)
+    return replace(data, train=train, test=test, notes=notes)
 
 
 def _choose_levels(data: ImageData, names: tuple[str, ...]) -> ImageData:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import PIL
@@ -19,6 +19,7 @@ from models.files import write_text
 CACHE = ".image-check.json"  # in the folder of the images
 RULES = f"1, Pillow {PIL.__version__}"  # what was found by other rules is found again
 MODES = {"L": "grey", "1": "grey", "LA": "grey", "P": "palette", "RGBA": "transparent"}
+NO_PERMISSION = "not permitted to be read"  # not kept: it says nothing about the file
 SHOWN = 3  # names in a summary, for each remark
 
 
@@ -37,27 +38,26 @@ def check(root: Path, paths: Sequence[str]) -> list[Finding]:
     size and time of change stay the same.
     """
     known = _read_cache(root / CACHE)
-    stamps = [_stamp(root / path) for path in paths]
+    stamps = {path: _stamp(root / path) for path in paths}
     new = [
         path
-        for path, stamp in zip(paths, stamps, strict=True)
+        for path, stamp in stamps.items()
         if stamp and known.get(path, {}).get("stamp") != stamp
     ]
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:  # decoding releases the GIL
         found = pool.map(lambda path: examine(root / path), new)
         bar = tqdm(found, "checking image files", len(new), leave=False, disable=None)
         findings = dict(zip(new, bar, strict=True))
-    for path, stamp in zip(paths, stamps, strict=True):
-        if path in findings:
-            finding = findings[path]
-            known[path] = {"stamp": stamp, "usable": finding.usable, "remark": finding.remark}
+    for path, finding in findings.items():
+        known[path] = {"stamp": stamps[path], **asdict(finding)}
     if new:
-        _write_cache(root / CACHE, known)
+        lasting = {path: kept for path, kept in known.items() if kept["remark"] != NO_PERMISSION}
+        _write_cache(root / CACHE, lasting)
     return [
         Finding(known[path]["usable"], known[path]["remark"])
-        if stamp
+        if stamps[path]
         else Finding(False, "missing")
-        for path, stamp in zip(paths, stamps, strict=True)
+        for path in paths
     ]
 
 
@@ -71,6 +71,8 @@ def examine(path: Path) -> Finding:
         return Finding(False, _what_else(path))
     except Image.DecompressionBombError:
         return Finding(False, "too large")
+    except PermissionError:
+        return Finding(False, NO_PERMISSION)
     except Exception:  # Pillow's decoders raise nearly anything on damaged files
         return Finding(False, "damaged")
     if mode.startswith(("I", "F")):

@@ -45,6 +45,17 @@ class DataOptions:
     split_seed: int = 0
     limit: int | None = None
 
+    def __post_init__(self) -> None:
+        """Raises DataError for a number out of its range."""
+        for name, low in (("image_size", 1), ("workers", 0), ("split_seed", 0), ("limit", 1)):
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise DataError(f"{name}: expected at least {low}, got {value}.")
+        if not 0 < self.test_fraction < 1:
+            raise DataError(
+                f"test_fraction: expected a number between 0 and 1, got {self.test_fraction}."
+            )
+
 
 @dataclass(frozen=True)
 class Level:

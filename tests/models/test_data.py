@@ -94,6 +94,7 @@ def test_a_limit():
     few = data.load("digits", Path("nowhere"), options=DataOptions(limit=100))
     assert (len(few.train), len(few.test)) == (100, 100)
     assert len(few.train.labels[:, 0].unique()) == 10
+    assert few.notes["limit"] == "at most 100 images of each split (seed 0)"
     other = data.load("digits", Path("nowhere"), options=DataOptions(limit=100, split_seed=1))
     assert not torch.equal(few.train.images, other.train.images)
 
@@ -101,3 +102,20 @@ def test_a_limit():
 def test_an_option_of_another_data_set_is_refused():
     with pytest.raises(DataError, match="image_size: digits has no such option, got 64"):
         data.load("digits", Path("nowhere"), options=DataOptions(image_size=64))
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("image_size", 0),
+        ("workers", -1),
+        ("limit", 0),
+        ("split_seed", -1),
+        ("test_fraction", 0.0),
+        ("test_fraction", 1.0),
+        ("test_fraction", float("nan")),
+    ],
+)
+def test_an_option_out_of_range_is_refused(option, value):
+    with pytest.raises(DataError, match=f"{option}: expected .*, got {value}"):
+        DataOptions(**{option: value})

@@ -123,6 +123,17 @@ def test_a_decoder_that_fails_in_its_own_way(tmp_path, monkeypatch):
     assert examine(tmp_path / "a.jpg") == Finding(False, "damaged")
 
 
+def test_a_refused_file_is_tried_again(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(path)
+
+    write_image(tmp_path / "a.jpg")
+    with monkeypatch.context() as refusing:
+        refusing.setattr(Image, "open", refuse)
+        assert check(tmp_path, ["a.jpg"]) == [Finding(False, "not permitted to be read")]
+    assert check(tmp_path, ["a.jpg"]) == [Finding(True)]
+
+
 def test_an_image_of_too_many_pixels(tmp_path, monkeypatch):
     write_image(tmp_path / "a.jpg")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
