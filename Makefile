@@ -17,9 +17,10 @@ ENVIRONMENT := $(VENV)/.complete
 EDITABLE := $(VENV)/.editable
 endif
 
-.PHONY: help demo test bench bench-compare lint sanitize build clean
+.PHONY: help demo tables test bench bench-compare lint sanitize build clean
 help:
 	@echo 'make demo      train on real images, write runs/demo/   ARGS="--data fashion-mnist"'
+	@echo 'make tables    a whole table of the paper                ARGS="--table 3 --data fashion-mnist"'
 	@echo 'make test      run the tests                            ARGS="-k gradcheck"'
 	@echo 'make bench     speed and memory beside the alternatives'
 	@echo 'make bench-compare  whether it became slower than in the committed record'
@@ -32,6 +33,9 @@ help:
 
 demo: build
 	$(PYTHON) -m models.demo $(ARGS)
+
+tables: build
+	$(PYTHON) -m models.tables $(ARGS)
 
 test: build
 	$(PYTHON) -m pytest $(ARGS)
