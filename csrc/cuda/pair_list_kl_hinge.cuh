@@ -94,7 +94,7 @@ __device__ inline double list_warp_max(double value) {
 // rows. log K cancels in them; where P is nearly uniform what is stored is small and keeps its
 // digits.
 template <typename Call>
-__global__ void __launch_bounds__(kListThreads) list_softmax_kernel(Call call) {
+__global__ void __launch_bounds__(kListThreads, 1) list_softmax_kernel(Call call) {
   if (list_thread() == 0) *call.counts = {0, 0, 0};
   const int64_t row = list_thread() / kListWarp, lane = threadIdx.x % kListWarp;
   if (row >= call.rows) return;
