@@ -6,6 +6,7 @@ of 1, 2, ... ranks, and saves what it got.
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -117,6 +118,26 @@ def run_ddp(method: str, rank: int, world: int, group: dist.ProcessGroup) -> dic
     return results
 
 
+def run_metric_learning(rank: int, world: int) -> dict[str, Any]:
+    """pytorch-metric-learning's own wrapper, which takes the default group and equal batches."""
+    from pytorch_metric_learning.utils.distributed import DistributedLossWrapper
+
+    from pairloss.metric_learning import PairKLHingeLoss
+
+    rows = 12 // world
+    logits, labels, _ = Scenario().batch()
+    here = slice(rank * rows, (rank + 1) * rows)
+    leaf = logits[here].clone().requires_grad_()
+    loss = DistributedLossWrapper(PairKLHingeLoss())(leaf, labels[here])
+    loss.backward()
+    message = ""
+    try:
+        DistributedLossWrapper(PairKLHingeLoss(), efficient=True)(leaf, labels[here])
+    except ValueError as error:
+        message = str(error)
+    return {"loss": loss.detach(), "grad": leaf.grad, "efficient": message}
+
+
 def disagreement(rank: int, world: int, group: dist.ProcessGroup) -> dict[str, str]:
     """What each rank is told if they do not agree."""
     messages = {}
@@ -159,6 +180,8 @@ def main(store: str, rank: int, world: int, folder: str) -> None:
                 results[size, method, name] = run_scenario(scenario, method, place, size, group)
             results[size, method, "ddp"] = run_ddp(method, place, size, group)
         results[size, "disagreement"] = disagreement(place, size, group)
+    if importlib.util.find_spec("pytorch_metric_learning") is not None:
+        results["metric learning"] = run_metric_learning(rank, world)
     torch.save(results, f"{folder}/{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()

@@ -116,6 +116,20 @@ def test_every_rank_is_told_of_a_disagreement(world: int, ranks: list[dict[Any, 
         assert "got ['torch.float64', 'torch.float32'" in messages["dtype"]
 
 
+def test_the_wrapper_of_pytorch_metric_learning(ranks: list[dict[Any, Any]]) -> None:
+    """It multiplies the loss by the number of processes, for DDP to average the gradients."""
+    pytest.importorskip("pytorch_metric_learning")
+    logits, labels, _ = Scenario().batch()
+    logits = logits[:12].requires_grad_()
+    expected = pairloss.pair_kl_hinge_loss(logits, labels[:12])
+    (grad,) = torch.autograd.grad(WORLD * expected, logits)
+    results = [rank["metric learning"] for rank in ranks]
+    for result in results:
+        assert_close(result["loss"], WORLD * expected.detach(), 1e-12)
+        assert "efficient=False" in result["efficient"]
+    assert_close(torch.cat([result["grad"] for result in results]), grad, 1e-12)
+
+
 def test_without_a_process_group() -> None:
     logits, labels, _ = Scenario().batch()
     expected = pairloss.pair_kl_hinge_loss(logits, labels)
