@@ -33,6 +33,7 @@ DATA_VALUES = (
     "random_crop",
     "horizontal_flip",
     "classes_csv",
+    "levels",
     "test_fraction",
     "split_seed",
     "limit",
@@ -74,6 +75,7 @@ class Recipe:
     random_crop: bool = option(False, "train on random crops of image files")
     horizontal_flip: bool = option(False, "mirror training images of image files at random")
     classes_csv: str = option("", "file of your own classes, see docs/data.md")
+    levels: tuple[str, ...] = option((), "of the labels, by name, the finest first; none: all")
     test_fraction: float = option(0.2, "kept for testing where an image folder has no test/", low=0)
     split_seed: int = option(0, "of that split, and of generated images", low=0)
     limit: int = option(0, "images of each split at most, to try things out; 0: all", low=0)
@@ -140,6 +142,7 @@ class Recipe:
             random_crop=self.random_crop,
             horizontal_flip=self.horizontal_flip,
             classes_csv=Path(self.classes_csv) if self.classes_csv else None,
+            levels=self.levels,
             test_fraction=self.test_fraction,
             split_seed=self.split_seed,
             limit=self.limit or None,

@@ -93,7 +93,8 @@ def summarise(paths: Sequence[str], findings: Sequence[Finding]) -> dict[str, st
                 names.setdefault(finding.remark, []).append(path)
         if names:
             parts = [f"{len(who)} {remark} ({_first(who)})" for remark, who in names.items()]
-            lines[title] = f"{sum(map(len, names.values()))} files: {'; '.join(parts)}"
+            count = sum(map(len, names.values()))
+            lines[title] = f"{count} file{'s' if count > 1 else ''}: {'; '.join(parts)}"
     return lines
 
 

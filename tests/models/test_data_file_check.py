@@ -145,6 +145,6 @@ def test_the_summary_has_totals_and_first_names():
     findings = [Finding(False, "missing")] * 4 + [Finding(False, "empty"), Finding(True, "grey")]
     assert summarise(names, [*findings, Finding(True)]) == {
         "skipped": "5 files: 4 missing (a, b, c, ...); 1 empty (e)",
-        "converted to RGB": "1 files: 1 grey (f)",
+        "converted to RGB": "1 file: 1 grey (f)",
     }
     assert summarise(names[:1], [Finding(True)]) == {}

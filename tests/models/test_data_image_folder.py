@@ -94,7 +94,7 @@ def test_a_table_of_paths(tmp_path):
     assert loaded.classes == ("even", "odd")
     assert loaded.train.labels.flatten().tolist() == [0, 1, 0]
     assert [path.name for path in loaded.test.paths] == ["0.jpg", "1.jpg", "2.jpg"]
-    assert loaded.notes["skipped"] == "1 files: 1 missing (train/9.jpg)"
+    assert loaded.notes["skipped"] == "1 file: 1 missing (train/9.jpg)"
 
 
 def test_bad_files_are_left_out_and_named(tmp_path, caplog):
@@ -108,7 +108,7 @@ def test_bad_files_are_left_out_and_named(tmp_path, caplog):
     assert len(loaded.train) + len(loaded.test) == 11
     skipped = "2 files: 1 a web page (HTML) (cat/0 page.jpg); 1 damaged (dog/half.jpg)"
     assert loaded.notes["skipped"] == skipped
-    assert loaded.notes["converted to RGB"] == "1 files: 1 grey (dog/grey.jpg)"
+    assert loaded.notes["converted to RGB"] == "1 file: 1 grey (dog/grey.jpg)"
     assert f"{tmp_path.name}, skipped: {skipped}" in caplog.messages
     assert names(loaded.train, loaded) == {"cat": ["cat"], "dog": ["dog"]}
     images = torch.cat([images for images, _ in loaded.train.batches(4)])
@@ -159,14 +159,14 @@ BAD = {
     "an empty class": (write_empty_class, "dog: expected images, got an empty class folder"),
     "a class of bad files": (
         write_broken_class,
-        r"no training image for 1 of 2 classes \(dog\)\. Skipped: 1 files: 1 a web page",
+        r"no training image for 1 of 2 classes \(dog\)\. Skipped: 1 file: 1 a web page",
     ),
     "two depths": (
         write_two_depths,
         r"all at the same depth; got images in 'cat' and 'dog/poodle'",
     ),
     "a class only tested": (write_class_only_tested, r"no training image for 1 of 2 .*\(dog\)"),
-    "no test image": (write_broken_test, "no test image. Skipped: 1 files"),
+    "no test image": (write_broken_test, "no test image. Skipped: 1 file"),
     "no test folder": (write_train_only, "expected train/ and test/, or neither, got train/ only"),
     "images beside folders": (
         lambda root: (write_classes(root, "cat"), write_image(root / "0.jpg")),
