@@ -48,8 +48,8 @@ inline Arguments checked(Arguments a) {
   const Tensor& z = a.logits;
   const auto same_place = [&](const Tensor& x) { return x.device() == z.device(); };
   const ScalarType dtype = z.scalar_type();
-  PAIRLOSS_CHECK(z.dim() == 2 && z.size(1) > 0,
-                 "logits: expected shape (N, K) with K > 0, got ", z.dim(), " dimensions");
+  PAIRLOSS_CHECK(z.dim() == 2 && z.size(1) > 0, "logits: expected shape (N, K) with K > 0, got ",
+                 z.dim(), " dimensions");
   PAIRLOSS_CHECK(dtype == ScalarType::Double || dtype == ScalarType::Float ||
                      dtype == ScalarType::Half || dtype == ScalarType::BFloat16,
                  "logits: expected float64, float32, float16 or bfloat16");
@@ -57,9 +57,9 @@ inline Arguments checked(Arguments a) {
                  "expected either labels or similarity");
   const auto check_labels = [&](const Tensor& labels, int64_t rows, const char* name) {
     PAIRLOSS_CHECK(labels.scalar_type() == ScalarType::Long, name, ": expected int64");
-    PAIRLOSS_CHECK((labels.dim() == 1 || (labels.dim() == 2 && labels.size(1) > 0)) &&
-                       labels.size(0) == rows,
-                   name, ": expected shape (", rows, ",) or (", rows, ", G)");
+    PAIRLOSS_CHECK(
+        (labels.dim() == 1 || (labels.dim() == 2 && labels.size(1) > 0)) && labels.size(0) == rows,
+        name, ": expected shape (", rows, ",) or (", rows, ", G)");
     PAIRLOSS_CHECK(same_place(labels), name, ": expected the device of logits");
   };
   if (a.labels) check_labels(*a.labels, a.rows(), "labels");
@@ -101,9 +101,8 @@ inline Arguments checked(Arguments a) {
   PAIRLOSS_CHECK(a.margin >= 0.0, "margin: expected a value >= 0, got ", a.margin);
   PAIRLOSS_CHECK(a.gradient == int64_t(Gradient::both) || a.gradient == int64_t(Gradient::second),
                  "gradient: expected 0 (both) or 1 (second), got ", a.gradient);
-  PAIRLOSS_CHECK(
-      a.reduction >= int64_t(Reduction::none) && a.reduction <= int64_t(Reduction::sum),
-      "reduction: expected 0 (none), 1 (mean) or 2 (sum), got ", a.reduction);
+  PAIRLOSS_CHECK(a.reduction >= int64_t(Reduction::none) && a.reduction <= int64_t(Reduction::sum),
+                 "reduction: expected 0 (none), 1 (mean) or 2 (sum), got ", a.reduction);
 
   a.logits = torch::stable::contiguous(a.logits);
   for (auto* x : {&a.labels, &a.similarity, &a.ref_logits, &a.ref_labels, &a.sample_weights,
@@ -127,10 +126,10 @@ Results pair_kl_hinge(const Tensor& logits, const std::optional<Tensor>& labels,
                       const std::optional<Tensor>& level_weights, double margin, int64_t gradient,
                       int64_t reduction, int64_t ignore_index, double similar_weight,
                       double dissimilar_weight, bool balance, bool with_grad, bool with_ref_grad) {
-  return kEvaluate(checked({logits, labels, similarity, ref_logits, ref_labels, sample_weights,
-                            ref_sample_weights, level_weights, margin, gradient, reduction,
-                            ignore_index, similar_weight, dissimilar_weight, balance, with_grad,
-                            with_ref_grad}));
+  return kEvaluate(
+      checked({logits, labels, similarity, ref_logits, ref_labels, sample_weights,
+               ref_sample_weights, level_weights, margin, gradient, reduction, ignore_index,
+               similar_weight, dissimilar_weight, balance, with_grad, with_ref_grad}));
 }
 
 template <Gradients (*kDifferentiate)(const Arguments&, const Tensor& upstream)>
@@ -150,8 +149,8 @@ Gradients pair_kl_hinge_backward(
                      grad_output.device() == logits.device(),
                  "grad_output: expected shape (", logits.size(0), ",) on the device of logits");
   // loss.sum() sends an expanded scalar, of stride 0.
-  return kDifferentiate(arguments, torch::stable::contiguous(torch::stable::to(
-                                       grad_output, accumulation_type(logits))));
+  return kDifferentiate(arguments, torch::stable::contiguous(
+                                       torch::stable::to(grad_output, accumulation_type(logits))));
 }
 
 }  // namespace pairloss

@@ -204,21 +204,10 @@ def _evaluate(
     inputs: Inputs, options: Options, return_stats: bool, impl: str
 ) -> Tensor | tuple[Tensor, PairStats]:
     check_choice("impl", impl, IMPLEMENTATIONS)
-    # The kernels do not have every form yet.
-    fused = inputs.logits.device.type in _FUSED_DEVICES and _is_plain(inputs, options)
-    if impl == "reference" or (impl == "auto" and not fused):
+    if impl == "reference" or (impl == "auto" and inputs.logits.device.type not in _FUSED_DEVICES):
         return reference.evaluate(inputs, options, return_stats)
     loss, stats = _ops.pair_kl_hinge(inputs, options)
     return (loss, PairStats.of(stats, levels=inputs.has_levels)) if return_stats else loss
-
-
-def _is_plain(inputs: Inputs, options: Options) -> bool:
-    return (
-        all(x is None for x in inputs[2:])
-        and inputs.labels is not None
-        and inputs.labels.dim() == 1
-        and options[4:] == (1.0, 1.0, False)
-    )
 
 
 class PairKLHingeLoss(nn.Module):

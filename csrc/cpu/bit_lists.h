@@ -38,34 +38,16 @@ PAIRLOSS_INLINE int64_t list_word(uint32_t word, uint32_t base, uint32_t* to) {
 #endif
 }
 
-// The bits of the words `listed` of every row.
-inline void list_bits(const uint32_t* bits, int64_t words, int64_t rows, const int64_t* listed,
-                      int64_t listed_count, const BitLists& lists) {
-  int64_t count = 0;
-  for (int64_t d = 0; d < rows; ++d) {
-    lists.begin[d] = static_cast<uint32_t>(count);
-    for (int64_t i = 0; i < listed_count; ++i) {
-      const int64_t w = listed[i];
-      count += list_word(bits[d * words + w], static_cast<uint32_t>(w * 32), lists.source + count);
+// sum += (or with kMinus, -=) source[s] over entries begin .. end - 1 of the lists, in one panel.
+template <class T, int kVectors, bool kMinus = false>
+PAIRLOSS_INLINE void add_entries(const T* source, const BitLists& lists, uint32_t begin,
+                                 uint32_t end, Vec<T> (&sum)[kVectors]) {
+  for (uint32_t i = begin; i < end; ++i) {
+    const T* row = source + lists.source[i] * (kVectors * kLanes<T>);
+    for (int v = 0; v < kVectors; ++v) {
+      const Vec<T> x = load(row + v * kLanes<T>);
+      sum[v] = kMinus ? sum[v] - x : sum[v] + x;
     }
-  }
-  lists.begin[rows] = static_cast<uint32_t>(count);
-}
-
-// destination[d] += sum of source[s] over the list of d, in one panel.
-template <class T, int kVectors>
-void add_listed(const T* source, const BitLists& lists, int64_t rows, T* destination) {
-  constexpr int64_t width = kVectors * kLanes<T>;
-  for (int64_t d = 0; d < rows; ++d, destination += width) {
-    const uint32_t begin = lists.begin[d], end = lists.begin[d + 1];
-    if (begin == end) continue;
-    Vec<T> sum[kVectors];
-    for (int v = 0; v < kVectors; ++v) sum[v] = load(destination + v * kLanes<T>);
-    for (uint32_t i = begin; i < end; ++i) {
-      const T* row = source + lists.source[i] * width;
-      for (int v = 0; v < kVectors; ++v) sum[v] += load(row + v * kLanes<T>);
-    }
-    for (int v = 0; v < kVectors; ++v) store(destination + v * kLanes<T>, sum[v]);
   }
 }
 

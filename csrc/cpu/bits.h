@@ -3,6 +3,8 @@
 
 namespace pairloss::cpu::PAIRLOSS_ISA {
 
+typedef uint32_t EightWords __attribute__((vector_size(32)));
+
 // The transpose of 32 x 32 bits, in five rounds that swap blocks of 16, 8, 4, 2 and 1 (Warren,
 // Hacker's Delight, 7-3). A vector holds words of neighbouring blocks, so that they are turned side
 // by side.
@@ -21,15 +23,14 @@ PAIRLOSS_INLINE void transpose_32x32(Word (&a)[32]) {
 // transposed (columns x rows) of bits (rows x columns); both multiples of 32.
 inline void transpose_bits(const uint32_t* bits, int64_t rows, int64_t columns,
                            uint32_t* transposed) {
-  typedef uint32_t Words __attribute__((vector_size(32)));
   constexpr int64_t kSideBySide = 8;
   const int64_t words = columns / 32, transposed_words = rows / 32;
   for (int64_t r = 0; r < transposed_words; ++r) {
     int64_t w = 0;
     for (; w + kSideBySide <= words; w += kSideBySide) {
-      Words block[32];
+      EightWords block[32];
       for (int i = 0; i < 32; ++i)
-        __builtin_memcpy(&block[i], bits + (r * 32 + i) * words + w, sizeof(Words));
+        __builtin_memcpy(&block[i], bits + (r * 32 + i) * words + w, sizeof(EightWords));
       transpose_32x32(block);
       for (int64_t b = 0; b < kSideBySide; ++b) {
         for (int i = 0; i < 32; ++i)
@@ -45,14 +46,45 @@ inline void transpose_bits(const uint32_t* bits, int64_t rows, int64_t columns,
   }
 }
 
-// Clears the bits begin <= column < end of one row.
-inline void clear_bits(uint32_t* row, int64_t begin, int64_t end) {
-  for (int64_t w = begin / 32; w * 32 < end; ++w) {
-    const int64_t from = begin > w * 32 ? begin - w * 32 : 0;
-    const int64_t to = end < (w + 1) * 32 ? end - w * 32 : 32;
-    const uint64_t cleared = (uint64_t{1} << to) - (uint64_t{1} << from);
-    row[w] &= ~static_cast<uint32_t>(cleared);
+// The set bits of each word: by pairs, by fours, and so on (Warren, Hacker's Delight, 5-1).
+PAIRLOSS_INLINE EightWords count_bits(EightWords x) {
+#if defined(PAIRLOSS_AMX)
+  return (EightWords)_mm256_popcnt_epi32((__m256i)x);
+#else
+  x = x - ((x >> 1) & 0x55555555u);
+  x = (x & 0x33333333u) + ((x >> 2) & 0x33333333u);
+  x = (x + (x >> 4)) & 0x0f0f0f0fu;
+  x = x + (x >> 8);
+  return (x + (x >> 16)) & 0x3fu;
+#endif
+}
+
+// counts[w] += the set bits of word w of all rows.
+inline void count_by_word(const uint32_t* bits, int64_t words, int64_t rows, uint32_t* counts) {
+  int64_t w = 0;
+  for (; w + 8 <= words; w += 8) {
+    EightWords sum{};
+    for (int64_t d = 0; d < rows; ++d) {
+      EightWords x;
+      __builtin_memcpy(&x, bits + d * words + w, sizeof x);
+      sum += count_bits(x);
+    }
+    for (int64_t i = 0; i < 8; ++i) counts[w + i] += sum[i];
   }
+  for (; w < words; ++w) {
+    for (int64_t d = 0; d < rows; ++d) counts[w] += __builtin_popcount(bits[d * words + w]);
+  }
+}
+
+PAIRLOSS_INLINE int32_t count_row(const uint32_t* row, int64_t words) {
+  int32_t count = 0;
+  int64_t w = 0;
+  for (; w + 2 <= words; w += 2) {
+    uint64_t pair;
+    __builtin_memcpy(&pair, row + w, sizeof pair);
+    count += __builtin_popcountll(pair);
+  }
+  return w < words ? count + __builtin_popcount(row[w]) : count;
 }
 
 }  // namespace pairloss::cpu::PAIRLOSS_ISA

@@ -6,14 +6,24 @@
 //
 #include "cpu/bit_lists.h"
 #include "cpu/bits.h"
+#include "cpu/certificates.h"
+#include "cpu/relation.h"
 #include "cpu/rows.h"
 #include "cpu/similar.h"
 #include "cpu/subset_sums.h"
+//
 #include "cpu/tile.h"
 //
 #include "cpu/amx.h"
 #include "cpu/supports.h"
 //
 #include "cpu/selected_sums.h"
+//
+#include "cpu/batch.h"
+#include "cpu/selected.h"
+//
+#include "cpu/pair_kl_hinge_value.h"
+//
+#include "cpu/pair_kl_hinge_gradient.h"
 //
 #include "cpu/pair_kl_hinge_kernel.h"

@@ -11,13 +11,15 @@
 
 #include "check.h"
 #include "cpu/capability.h"
+#include "cpu/similarity.h"
 
 namespace {
 
 using namespace pairloss;
 
-cpu::Workers workers_for(int64_t rows, int64_t k) {
-  const double work = 6.0 * rows * rows * k;
+cpu::Workers workers_for(const Arguments& a) {
+  const double partners = a.ref_logits ? 2.0 * static_cast<double>(a.ref_rows()) : a.rows();
+  const double work = 6.0 * static_cast<double>(a.rows()) * partners * a.columns();
   if (work < cpu::kSerialWork) return {};
   return {static_cast<int64_t>(torch::stable::get_num_threads()),
           [](int64_t count, void (*body)(void*, int64_t), void* context) {
@@ -49,70 +51,117 @@ void set(Tensor& x, int64_t index, T value) {
   }
 }
 
-bool is_plain(const Arguments& a) {
-  return a.labels && a.levels() == 1 && !a.ref_logits && !a.sample_weights && !a.level_weights &&
-         a.similar_weight == 1.0 && a.dissimilar_weight == 1.0 && !a.balance;
+const void* data_of(const std::optional<Tensor>& x) { return x ? x->const_data_ptr() : nullptr; }
+
+// The levels of labels, or the similarity matrix as one, with their scales.
+std::vector<cpu::Level> make_levels(const Arguments& a, const cpu::Workers& workers) {
+  const int64_t count = a.levels();
+  std::vector<cpu::Level> levels;
+  levels.reserve(count);
+  const double* const weights = static_cast<const double*>(data_of(a.level_weights));
+  for (int64_t g = 0; g < count; ++g) {
+    if (a.similarity) {
+      levels.push_back(cpu::make_level_of_matrix(static_cast<const int8_t*>(data_of(a.similarity)),
+                                                 a.rows(), workers));
+    } else {
+      const auto labels = static_cast<const int64_t*>(data_of(a.labels));
+      const auto ref_labels = static_cast<const int64_t*>(data_of(a.ref_labels));
+      levels.push_back(
+          cpu::make_level(labels + g, a.rows(), ref_labels != nullptr ? ref_labels + g : nullptr,
+                          a.ref_rows(), a.ref_logits.has_value(), count, a.ignore_index));
+    }
+    cpu::Level& level = levels.back();
+    const KindScales scales =
+        kind_scales(static_cast<Reduction>(a.reduction), level.similar_pairs,
+                    level.dissimilar_pairs, a.similar_weight, a.dissimilar_weight, a.balance);
+    const double weight = weights != nullptr ? weights[g] : 1.0;
+    level.similar_scale = weight * scales.similar;
+    level.dissimilar_scale = weight * scales.dissimilar;
+  }
+  return levels;
+}
+
+cpu::Problem make_problem(const Arguments& a, const std::vector<cpu::Level>& levels) {
+  cpu::Problem problem{};
+  problem.sides[0] = {a.logits.const_data_ptr(), a.rows(), data_of(a.sample_weights), nullptr};
+  problem.sides[1] = {data_of(a.ref_logits), a.ref_rows(), data_of(a.ref_sample_weights), nullptr};
+  problem.cross = a.ref_logits.has_value();
+  problem.element = element_of(a.logits);
+  problem.k = a.columns();
+  problem.margin = a.margin;
+  problem.second_only = a.second_only();
+  problem.levels = levels.data();
+  problem.level_count = static_cast<int64_t>(levels.size());
+  problem.similarity = static_cast<const int8_t*>(data_of(a.similarity));
+  return problem;
+}
+
+// Gradients in the accumulation type, of the shape of both logits where they are wanted.
+Gradients make_gradients(const Arguments& a, bool batch, bool reference, cpu::Problem& problem) {
+  const ScalarType dtype = accumulation_type(a.logits);
+  const auto make = [&](bool wanted, int64_t rows, cpu::Side& side) {
+    if (!wanted) return torch::stable::new_empty(a.logits, {0}, dtype);
+    Tensor grad = torch::stable::new_empty(a.logits, {rows, a.columns()}, dtype);
+    side.grad = grad.mutable_data_ptr();
+    return grad;
+  };
+  Tensor grad = make(batch, a.rows(), problem.sides[0]);
+  return {grad, make(reference, a.ref_rows(), problem.sides[1])};
 }
 
 Results evaluate(const Arguments& a) {
-  PAIRLOSS_CHECK(is_plain(a), "not yet in the fused kernels");
   const Tensor& z = a.logits;
-  const int64_t n = z.size(0), k = z.size(1);
+  const int64_t n = a.rows(), levels = a.levels();
   const ScalarType dtype = accumulation_type(z);
   const bool per_row = a.per_row();
-  const bool saves_grad = a.with_grad && !per_row;
 
-  Tensor stats = torch::stable::new_empty(z, {kStats, 1}, ScalarType::Double);
+  Tensor stats = torch::stable::new_empty(z, {kStats, levels}, ScalarType::Double);
   Tensor loss = per_row ? torch::stable::new_empty(z, {n}, dtype)
                         : torch::stable::new_empty(z, std::initializer_list<int64_t>{}, dtype);
-  Tensor grad = saves_grad ? torch::stable::new_empty(z, {n, k}, dtype)
-                           : torch::stable::new_empty(z, {0}, dtype);
-  Tensor ref_grad = torch::stable::new_empty(z, {0}, dtype);
+  const cpu::Workers workers = workers_for(a);
+  const std::vector<cpu::Level> of_levels = make_levels(a, workers);
+  cpu::Problem problem = make_problem(a, of_levels);
+  const bool with_grad = a.with_grad && !per_row, with_ref_grad = a.with_ref_grad && !per_row;
+  const auto [grad, ref_grad] = make_gradients(a, with_grad, with_ref_grad, problem);
 
-  const cpu::Classes classes = cpu::sort_by_class(
-      static_cast<const int64_t*>(a.labels->const_data_ptr()), n, a.ignore_index);
-  const double pairs = static_cast<double>(classes.pairs());
-  const double scale = a.reduction == int64_t(Reduction::mean) && pairs > 0 ? 1.0 / pairs : 1.0;
-  const cpu::Problem problem{z.const_data_ptr(), element_of(z),   n,       k,
-                             a.margin,           a.second_only(), &classes};
   const cpu::Kernels& kernels = cpu::kernels_for(cpu::capability());
-  const cpu::Workers workers = workers_for(classes.rows(), k);
-
-  cpu::PairSums sums;
-  if (saves_grad) {
-    sums = kernels.gradient(problem, workers, scale, nullptr, grad.mutable_data_ptr());
+  std::vector<cpu::PairSums> sums(levels);
+  if (with_grad || with_ref_grad) {
+    kernels.gradient(problem, workers, nullptr, sums.data());
   } else {
     std::vector<double> rows(per_row ? n : 0);
-    sums = kernels.value(problem, workers, per_row ? rows.data() : nullptr);
+    kernels.value(problem, workers, sums.data(), per_row ? rows.data() : nullptr);
     for (size_t i = 0; i < rows.size(); ++i) set(loss, static_cast<int64_t>(i), rows[i]);
   }
 
-  if (!per_row) set(loss, 0, scale * (sums.similar + sums.dissimilar));
-  const double similar_pairs = static_cast<double>(classes.similar_pairs());
-  const double dissimilar_pairs = pairs - similar_pairs;
-  const double active = dissimilar_pairs > 0 ? sums.active / (2.0 * dissimilar_pairs) : 0.0;
-  const double values[] = {similar_pairs, dissimilar_pairs, active, scale * sums.similar,
-                           scale * sums.dissimilar};
-  for (int64_t i = 0; i < kStats; ++i) set(stats, i, values[i]);
+  double total = 0.0;
+  for (int64_t g = 0; g < levels; ++g) {
+    const cpu::Level& level = of_levels[g];
+    const double similar = level.similar_scale * sums[g].similar,
+                 dissimilar = level.dissimilar_scale * sums[g].dissimilar;
+    total += similar + dissimilar;
+    const double directions = 2.0 * level.dissimilar_pairs;
+    const double values[] = {level.similar_pairs, level.dissimilar_pairs,
+                             directions > 0 ? sums[g].active / directions : 0.0, similar,
+                             dissimilar};
+    for (int64_t i = 0; i < kStats; ++i) set(stats, i * levels + g, values[i]);
+  }
+  if (!per_row) set(loss, 0, total);
   return {loss, stats, grad, ref_grad};
 }
 
 Gradients differentiate(const Arguments& a, const Tensor& upstream) {
-  PAIRLOSS_CHECK(is_plain(a), "not yet in the fused kernels");
-  const Tensor& z = a.logits;
-  const int64_t n = z.size(0), k = z.size(1);
-  const ScalarType dtype = accumulation_type(z);
-  Tensor grad = torch::stable::new_empty(z, {n, k}, dtype);
-
-  const cpu::Classes classes = cpu::sort_by_class(
-      static_cast<const int64_t*>(a.labels->const_data_ptr()), n, a.ignore_index);
-  const cpu::Problem problem{z.const_data_ptr(), element_of(z),   n,       k,
-                             a.margin,           a.second_only(), &classes};
-  cpu::kernels_for(cpu::capability())
-      .gradient(problem, workers_for(classes.rows(), k), 1.0, upstream.const_data_ptr(),
-                grad.mutable_data_ptr());
-  return {torch::stable::to(grad, z.scalar_type()),
-          torch::stable::new_empty(z, {0}, z.scalar_type())};
+  const cpu::Workers workers = workers_for(a);
+  const std::vector<cpu::Level> levels = make_levels(a, workers);
+  cpu::Problem problem = make_problem(a, levels);
+  const auto [grad, ref_grad] = make_gradients(a, a.with_grad, a.with_ref_grad, problem);
+  if (a.with_grad || a.with_ref_grad) {
+    std::vector<cpu::PairSums> sums(levels.size());
+    cpu::kernels_for(cpu::capability())
+        .gradient(problem, workers, upstream.const_data_ptr(), sums.data());
+  }
+  return {torch::stable::to(grad, a.logits.scalar_type()),
+          torch::stable::to(ref_grad, a.logits.scalar_type())};
 }
 
 int64_t cpu_capability() { return static_cast<int64_t>(cpu::capability()); }

@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "cpu/classes.h"
+#include "cpu/labels.h"
 #include "cpu/workers.h"
 
 namespace pairloss::cpu {
@@ -13,33 +13,47 @@ namespace pairloss::cpu {
 enum class Element { float64, float32, float16, bfloat16 };
 
 // The accumulation type T is double for float64 and float for the others.
-struct Problem {
-  const void* logits;  // (n, k) row-major
-  Element element;
-  int64_t n, k;
-  double margin;
-  bool second_only;  // gradient through KL's second argument alone
-  const Classes* classes;
+
+// The batch, or the reference set.
+struct Side {
+  const void* logits = nullptr;  // (n, k) row-major
+  int64_t n = 0;
+  const void* sample_weights = nullptr;  // T (n,), or null for ones
+  void* grad = nullptr;                  // T (n, k) row-major, or null where none is wanted
 };
 
-// Sums of l_ij over ordered pairs i != j, which are those of Eq. 2 over unordered pairs.
+struct Problem {
+  Side sides[2];  // the batch, and the reference set
+  bool cross;     // pairs of the batch with the reference set, instead of pairs of the batch
+  Element element;
+  int64_t k;
+  double margin;
+  bool second_only;     // gradient through KL's second argument alone
+  const Level* levels;  // over the rows of the batch, then of the reference set
+  int64_t level_count;
+  const int8_t* similarity;  // (n, n), in place of the ids of the only level; or null
+};
+
+// Per level, sums of w_i w_j l_ij over ordered pairs, which are those of Eq. 2 over unordered
+// pairs.
 struct PairSums {
   double similar = 0.0, dissimilar = 0.0;
   int64_t active = 0;
 };
 
-// The value alone. row_losses: null, or (n,) receives sum_j (l_ij + l_ji) of every row.
-using ValueKernel = PairSums(const Problem&, const Workers&, double* row_losses);
+// The value alone, by level. row_losses: null, or (n,) receives, for every row of the batch, its
+// sum over the levels and its partners of scale w_i w_j (l_ij + l_ji).
+using ValueKernel = void(const Problem&, const Workers&, PairSums* sums, double* row_losses);
 
-// The value and the gradient of
+// The value and the gradient, to Side::grad, of
 //
-//   scale * sum_{i != j} l_ij               without row_weights, or
-//   scale * sum_{i != j} (u_i + u_j) l_ij   with row_weights u, T (n,): the gradient of row losses
+//   sum over levels and ordered pairs of scale w_i w_j l_ij               without row_weights, or
+//   sum over levels and ordered pairs of scale w_i w_j (u_i + u_j) l_ij   with u = row_weights, T,
 //
-// with respect to the logits into grad: T (n, k) row-major. With row_weights the returned sums are
-// not defined.
-using GradientKernel = PairSums(const Problem&, const Workers&, double scale,
-                                const void* row_weights, void* grad);
+// (n,), for the rows of the batch, and 0 for those of the reference set: the gradient of row
+// losses. With row_weights the sums are not defined.
+using GradientKernel = void(const Problem&, const Workers&, const void* row_weights,
+                            PairSums* sums);
 
 struct Kernels {
   ValueKernel* value;

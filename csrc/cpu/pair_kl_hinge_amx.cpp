@@ -4,13 +4,13 @@
 
 // After the includes above: what headers define inline must stay fit for any processor.
 #if defined(__clang__)
-#pragma clang attribute push(                                                                               \
-    __attribute__((target(                                                                                  \
-        "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt,bmi,bmi2,avx512bf16,amx-tile,amx-bf16"))), \
+#pragma clang attribute push(                                                                                               \
+    __attribute__((target(                                                                                                  \
+        "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt,bmi,bmi2,avx512bf16,avx512vpopcntdq,amx-tile,amx-bf16"))), \
     apply_to = function)
 #else
 #pragma GCC target( \
-    "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt,bmi,bmi2,avx512bf16,amx-tile,amx-bf16")
+    "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt,bmi,bmi2,avx512bf16,avx512vpopcntdq,amx-tile,amx-bf16")
 #endif
 
 // GCC's own headers, about registers that are undefined on purpose.

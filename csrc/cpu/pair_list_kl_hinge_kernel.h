@@ -57,7 +57,7 @@ class ListRows {
     while (first < problem.n && incidence.degree(first) == 0) ++first;
     if (first == problem.n) return;
     read_row(problem, first, padded_, reference);
-    double log_sum = shift_and_exponentiate(reference, reference + padded_, padded_);
+    double log_sum = std::log(shift_and_exponentiate(reference, reference + padded_, padded_));
     const T least = static_cast<T>(log_sum - std::log(static_cast<double>(problem.k)) - 2.0);
     for (int64_t c = 0; c < padded_; ++c) {
       if (!(reference[c] >= least)) reference[c] = least;
@@ -95,9 +95,9 @@ class ListRows {
   // L keeps -inf of masked classes and of the padding.
   void make(T* z, T* e, const T* reference, double reference_log_sum, T* p, T* l) const {
     constexpr T kSmallest = sizeof(T) == 4 ? T(1.17549435e-38) : T(2.2250738585072014e-308);
-    const double log_sum = shift_and_exponentiate(z, e, padded_);
+    const double sum = shift_and_exponentiate(z, e, padded_), log_sum = std::log(sum);
     const T offset = static_cast<T>(log_sum - reference_log_sum);
-    const T scale = static_cast<T>(std::exp(-log_sum));  // NaN reaches P and L
+    const T scale = static_cast<T>(1.0 / sum);  // NaN reaches P and L
     for (int64_t c = 0; c < padded_; c += kLanes<T>) {
       const Vec<T> probability = load(e + c) * scale;
       store(p + c, probability < kSmallest ? Vec<T>{} : probability);

@@ -4,6 +4,13 @@
 namespace pairloss::cpu::PAIRLOSS_ISA {
 
 constexpr int64_t kPanelVectors = 4;
+constexpr int64_t kLargestTile = 512;
+
+// Rows, or columns, begin .. end - 1 of the pair matrix.
+struct Span {
+  int64_t begin, end;
+  int64_t size() const { return end - begin; }
+};
 
 constexpr int64_t round_up(int64_t x, int64_t multiple) {
   return (x + multiple - 1) / multiple * multiple;

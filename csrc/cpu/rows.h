@@ -24,31 +24,34 @@ PAIRLOSS_INLINE float bfloat16_to_float(uint16_t b) {
   return f;
 }
 
-// One row of logits as T, padded with -inf to whole vectors.
+// One row of logits (of the batch, then of the reference set) as T, padded with -inf to whole
+// vectors.
 template <class T>
 void read_logits(const Problem& problem, int64_t row, int64_t padded, T* z) {
-  const int64_t k = problem.k, at = row * k;
+  const int64_t batch = problem.sides[0].n, k = problem.k;
+  const void* const logits = problem.sides[row < batch ? 0 : 1].logits;
+  const int64_t at = (row < batch ? row : row - batch) * k;
   switch (problem.element) {
     case Element::float64:
       for (int64_t c = 0; c < k; ++c)
-        z[c] = static_cast<T>(static_cast<const double*>(problem.logits)[at + c]);
+        z[c] = static_cast<T>(static_cast<const double*>(logits)[at + c]);
       break;
     case Element::float32:
-      __builtin_memcpy(z, static_cast<const float*>(problem.logits) + at, k * sizeof(float));
+      __builtin_memcpy(z, static_cast<const float*>(logits) + at, k * sizeof(float));
       break;
     case Element::float16:
       for (int64_t c = 0; c < k; ++c)
-        z[c] = half_to_float(static_cast<const uint16_t*>(problem.logits)[at + c]);
+        z[c] = half_to_float(static_cast<const uint16_t*>(logits)[at + c]);
       break;
     case Element::bfloat16:
       for (int64_t c = 0; c < k; ++c)
-        z[c] = bfloat16_to_float(static_cast<const uint16_t*>(problem.logits)[at + c]);
+        z[c] = bfloat16_to_float(static_cast<const uint16_t*>(logits)[at + c]);
       break;
   }
   for (int64_t c = k; c < padded; ++c) z[c] = -static_cast<T>(INFINITY);
 }
 
-// z - max(z) in place, e = exp of it. Returns log(sum e), NaN if any z is NaN or no z is finite.
+// z - max(z) in place, e = exp of it. Returns sum e, NaN if any z is NaN or no z is finite.
 template <class T>
 double shift_and_exponentiate(T* z, T* e, int64_t padded) {
   Vec<T> largest = load(z);
@@ -71,7 +74,7 @@ double shift_and_exponentiate(T* z, T* e, int64_t padded) {
   for (int64_t l = 0; l < kLanes<T>; ++l) {
     if (nan[l]) return NAN;
   }
-  return std::log(horizontal_sum<T>(sum));
+  return horizontal_sum<T>(sum);
 }
 
 // What is common to all rows, from the first one.
@@ -85,9 +88,9 @@ struct Reference {
   T* shifted;  // max(z_0 - max z_0, bound), per column; log P of the first row is this - log_sum
   double log_sum;
 
-  void set(const Problem& problem, const Panels<T>& panels, T* z, T* e) {
-    read_logits(problem, problem.classes->row[0], panels.columns, z);
-    log_sum = shift_and_exponentiate(z, e, panels.columns);
+  void set(const Problem& problem, const Panels<T>& panels, int64_t row, T* z, T* e) {
+    read_logits(problem, row, panels.columns, z);
+    log_sum = std::log(shift_and_exponentiate(z, e, panels.columns));
     const T least = static_cast<T>(log_sum - std::log(static_cast<double>(problem.k)) - 2.0);
     for (int64_t c = 0; c < panels.columns; ++c) shifted[c] = z[c] > least ? z[c] : least;
   }
@@ -97,20 +100,38 @@ struct RowFlags {
   bool nan, masked;
 };
 
+// See Likeness.
+template <class T>
+Likeness find_likeness(const Problem& problem, int64_t row, int64_t padded, T* z, T* e) {
+  read_logits(problem, row, padded, z);
+  const double sum = shift_and_exponentiate(z, e, padded);
+  int64_t largest = 0;
+  while (largest < problem.k - 1 && z[largest] != 0) ++largest;
+  // The odds (1 - p) / p of the largest p, in eighths of octaves: exponent and three bits of a
+  // float. Also among confident rows KL depends on how little they leave to the other classes.
+  const float odds = static_cast<float>(sum - 1.0);
+  constexpr uint32_t kLeast = (127 - 20) << 3;  // 2^-20
+  uint32_t bits;
+  __builtin_memcpy(&bits, &odds, sizeof bits);
+  const uint32_t eighths = odds > 0 ? bits >> 20 : 0;
+  const uint32_t above = eighths > kLeast ? eighths - kLeast : 0;
+  return {static_cast<int32_t>(largest), static_cast<uint8_t>(above < 255 ? above : 255)};
+}
+
 // P and L - reference of one row, and h = sum P (L - reference). Where the logit is -inf, both are
 // 0, and the row is `masked`.
 template <class T>
 RowFlags make_row(const Problem& problem, const Panels<T>& panels, const Reference<T>& reference,
-                  int64_t position, T* z, T* e, T* p, T* l, T* h) {
+                  int64_t row, int64_t position, T* z, T* e, T* p, T* l, T* h) {
   // Finite logits may lie so far apart that sums of their differences overflow.
   constexpr T kLeast = sizeof(T) == 4 ? T(-1e30) : T(-1e300);
   // Smaller P are 0: they are subnormal, and slow.
   constexpr T kSmallest = sizeof(T) == 4 ? T(1.17549435e-38) : T(2.2250738585072014e-308);
 
-  read_logits(problem, problem.classes->row[position], panels.columns, z);
-  const double log_sum = shift_and_exponentiate(z, e, panels.columns);
+  read_logits(problem, row, panels.columns, z);
+  const double sum = shift_and_exponentiate(z, e, panels.columns), log_sum = std::log(sum);
   const T offset = static_cast<T>(log_sum - reference.log_sum);
-  const T scale = static_cast<T>(std::exp(-log_sum));
+  const T scale = static_cast<T>(1.0 / sum);
   const Vec<T> infinite = broadcast(-static_cast<T>(INFINITY));
   Vec<T> entropy{};
   int64_t masked = 0;

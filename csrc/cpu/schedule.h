@@ -1,18 +1,21 @@
-// The order in which tiles of the N x N pair matrix are worked on.
+// The order in which tiles of the pair matrix are worked on.
 //
 // A tile (R, C) adds to accumulators of its rows R and to others of its columns C. Sums of floats
 // depend on their order, so every block must receive its addends in one fixed order, whichever
 // thread computes them. The tiles are taken in Latin-square order: step s works on (R, R + s mod B)
-// for all R, so within a step no two tiles share a row block or a column block, and the s-th addend
-// of every block is that of step s. One counter per block holds back a tile that comes too early.
-// Tiles are handed out in this order, so the tile that is waited for has always been handed out
-// before: there is no deadlock, also when one thread does everything.
+// for all R, so within a step no two tiles share a row block or a column block, and threads seldom
+// wait for each other. A tile is told, when it is handed out, how many tiles added to each of its
+// blocks before it; a counter per block holds back one that comes too early. The tile that is
+// waited for has always been handed out before: there is no deadlock, also when one thread does
+// everything.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <thread>
+#include <vector>
 
 #include "cpu/workers.h"
 
@@ -20,37 +23,48 @@ namespace pairloss::cpu {
 
 class Turn {
  public:
-  void wait(int64_t step) const {
-    while (done_.load(std::memory_order_acquire) != step) std::this_thread::yield();
+  void wait(int64_t turn) const {
+    while (done_.load(std::memory_order_acquire) != turn) std::this_thread::yield();
   }
-  void pass(int64_t step) { done_.store(step + 1, std::memory_order_release); }
+  void pass(int64_t turn) { done_.store(turn + 1, std::memory_order_release); }
 
  private:
   std::atomic<int64_t> done_{0};
 };
 
 struct Tile {
-  int64_t step, row_block, column_block;
+  int64_t row_block, column_block;
+  int64_t row_turn, column_turn;  // how many tiles added to the blocks before
 };
 
-// The tile that is handed out as number `index` of `blocks`^2.
-inline Tile latin_square_tile(int64_t index, int64_t blocks) {
-  const int64_t step = index / blocks, row_block = index % blocks;
-  const int64_t column_block = row_block + step;
-  return {step, row_block, column_block < blocks ? column_block : column_block - blocks};
-}
+// Blocks 0 .. batch_blocks - 1 of the batch; then those of the reference set, if there are more.
+// All pairs of blocks of the batch; or with a reference set, all of a block of the batch with one
+// of the reference set, in both directions.
+class Schedule {
+ public:
+  Schedule(int64_t batch_blocks, int64_t ref_blocks);
 
-// body(worker, tile, row_turn, column_turn) for every tile. The body calls wait(tile.step) before
-// it adds to the accumulators of its block, and pass(tile.step) after.
+  // The next tile, or false after the last. By any thread.
+  bool next(Tile& tile);
+
+  Turn& row_turn(const Tile& tile) { return turns_[tile.row_block]; }
+  Turn& column_turn(const Tile& tile) { return turns_[blocks_ + tile.column_block]; }
+  int64_t tiles() const { return tiles_; }
+
+ private:
+  int64_t batch_blocks_, ref_blocks_, blocks_, tiles_;
+  std::unique_ptr<Turn[]> turns_;    // of row blocks, then of column blocks
+  std::vector<int64_t> handed_out_;  // likewise: tiles so far
+  int64_t next_ = 0;
+  std::mutex mutex_;
+};
+
+// body(worker, tile) for every tile of the schedule. The body calls wait and pass of both turns, in
+// the order of adding.
 template <class Body>
-void for_each_tile(const Workers& workers, int64_t blocks, Body&& body) {
-  const std::unique_ptr<Turn[]> row_turns(new Turn[blocks]), column_turns(new Turn[blocks]);
-  std::atomic<int64_t> next{0};
-  on_every_worker(blocks > 1 ? workers : Workers{}, [&](int64_t worker) {
-    for (int64_t index; (index = next.fetch_add(1, std::memory_order_relaxed)) < blocks * blocks;) {
-      const Tile tile = latin_square_tile(index, blocks);
-      body(worker, tile, row_turns[tile.row_block], column_turns[tile.column_block]);
-    }
+void for_each_tile(const Workers& workers, Schedule& schedule, Body&& body) {
+  on_every_worker(schedule.tiles() > 1 ? workers : Workers{}, [&](int64_t worker) {
+    for (Tile tile; schedule.next(tile);) body(worker, tile);
   });
 }
 

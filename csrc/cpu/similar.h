@@ -1,9 +1,11 @@
-// Similar pairs, without looking at pairs: KL is linear in each pair, so a class of n rows needs
-// its means only.
+// Similar pairs, without looking at pairs: KL is linear in each pair, so a class needs its means
+// only. With weights w, S = sum_j w_j and means taken with these weights, over the members j of row
+// i's class (of the batch; or of the other side, where pairs are those of the batch with the
+// reference set):
 //
-//   sum_{i != j} KL(P_i || P_j) = n sum_i s_i,   s_i = sum_k (P_ik - mean P_k) (L_ik - mean L_k)
-//   the row sums, both directions: n s_i + sum_j s_j
-//   sum_j (L_i - L_j) = n (L_i - mean L), and likewise for P, in the gradient
+//   sum_j w_j (D_ij + D_ji) = S s_i + R,   s_i = sum_k (P_ik - mean P_k) (L_ik - mean L_k)
+//                                          R   = sum_j w_j s_j, of the members themselves
+//   sum_j w_j (L_i - L_j)   = S (L_i - mean L), and likewise for P, in the gradient
 //
 // The means are taken in double and subtracted before anything is multiplied: the plain form n sum
 // h - sum P . sum L loses every digit where P is nearly uniform.
@@ -11,42 +13,75 @@
 
 namespace pairloss::cpu::PAIRLOSS_ISA {
 
+// Of the classes of one level, on one side.
 template <class T>
 struct ClassMeans {
   Panels<T> panels;  // one row per class
-  T *l, *p;
-  // With row weights u: sum_j u_j (L_j - mean L), the same of P, and sum_j u_j.
-  T *weighted_l, *weighted_p, *weight;
+  int64_t classes;
+  const int32_t *begin,
+      *position;  // the members of class c: position[begin[c] .. begin[c + 1] - 1]
+  T *l = nullptr, *p = nullptr;
+  T* weight = nullptr;     // S
+  double* rest = nullptr;  // R
+  // With row weights u: sum_j w_j u_j (L_j - mean L), the same of P, and sum_j w_j u_j.
+  T *weighted_l = nullptr, *weighted_p = nullptr, *weighted_weight = nullptr;
+
+  int64_t size(int64_t c) const { return begin[c + 1] - begin[c]; }
+
+  void lay_out(Arena& arena, bool weighted) {
+    l = arena.take<T>(panels.size());
+    p = arena.take<T>(panels.size());
+    weight = arena.take<T>(classes);
+    rest = arena.take<double>(classes);
+    weighted_l = arena.take<T>(weighted ? panels.size() : 0);
+    weighted_p = arena.take<T>(weighted ? panels.size() : 0);
+    weighted_weight = arena.take<T>(weighted ? classes : 0);
+  }
+
+  int64_t at(int64_t column, int64_t c) const {
+    return panels.at(column / Panels<T>::kWidth, c) + column % Panels<T>::kWidth;
+  }
+
+  // s_i of the row whose vectors begin at row_at(column).
+  Vec<T> spread(Vec<T> p_row, Vec<T> l_row, int64_t column, int64_t c) const {
+    const int64_t from = at(column, c);
+    return (p_row - load(p + from)) * (l_row - load(l + from));
+  }
 };
 
-// One panel of the means of every class of two or more rows. u: one vector per row, or null.
+// One panel of the means of every class. w and wu: w_j and w_j u_j, one vector per row, or null.
 template <class T>
-void average_classes(const Classes& classes, const Panels<T>& rows, const T* l, const T* p,
-                     const T* u, int64_t panel, const ClassMeans<T>& means) {
+void average_classes(const Panels<T>& rows, const T* l, const T* p, const T* w, const T* wu,
+                     int64_t panel, const ClassMeans<T>& means) {
   constexpr int64_t kWidth = Panels<T>::kWidth;
   const int64_t width = rows.width(panel);
-  for (int64_t c = 0; c < classes.count(); ++c) {
-    const int64_t begin = classes.begin[c], end = classes.begin[c + 1];
-    if (end - begin < 2) continue;
-    double l_sum[kWidth] = {}, p_sum[kWidth] = {};
-    for (int64_t i = begin; i < end; ++i) {
-      const T *l_i = l + rows.at(panel, i), *p_i = p + rows.at(panel, i);
+  for (int64_t c = 0; c < means.classes; ++c) {
+    if (means.size(c) == 0) continue;
+    const int32_t *first = means.position + means.begin[c],
+                  *last = means.position + means.begin[c + 1];
+    double l_sum[kWidth] = {}, p_sum[kWidth] = {}, weight = 0.0;
+    for (const int32_t* i = first; i < last; ++i) {
+      const T *l_i = l + rows.at(panel, *i), *p_i = p + rows.at(panel, *i);
+      const double w_i = w != nullptr ? w[*i * kLanes<T>] : 1.0;
+      weight += w_i;
       for (int64_t k = 0; k < width; ++k) {
-        l_sum[k] += l_i[k];
-        p_sum[k] += p_i[k];
+        l_sum[k] += w_i * l_i[k];
+        p_sum[k] += w_i * p_i[k];
       }
     }
     const int64_t at = means.panels.at(panel, c);
+    const double scale = weight != 0.0 ? 1.0 / weight : 0.0;
     for (int64_t k = 0; k < width; ++k) {
-      means.l[at + k] = static_cast<T>(l_sum[k] / (end - begin));
-      means.p[at + k] = static_cast<T>(p_sum[k] / (end - begin));
+      means.l[at + k] = static_cast<T>(l_sum[k] * scale);
+      means.p[at + k] = static_cast<T>(p_sum[k] * scale);
     }
-    if (u == nullptr) continue;
-    double weighted_l[kWidth] = {}, weighted_p[kWidth] = {}, weight = 0.0;
-    for (int64_t i = begin; i < end; ++i) {
-      const T *l_i = l + rows.at(panel, i), *p_i = p + rows.at(panel, i);
-      const double u_i = u[i * kLanes<T>];
-      weight += u_i;
+    if (panel == 0) means.weight[c] = static_cast<T>(weight);
+    if (wu == nullptr) continue;
+    double weighted_l[kWidth] = {}, weighted_p[kWidth] = {}, weighted_weight = 0.0;
+    for (const int32_t* i = first; i < last; ++i) {
+      const T *l_i = l + rows.at(panel, *i), *p_i = p + rows.at(panel, *i);
+      const double u_i = wu[*i * kLanes<T>];
+      weighted_weight += u_i;
       for (int64_t k = 0; k < width; ++k) {
         weighted_l[k] += u_i * (l_i[k] - means.l[at + k]);
         weighted_p[k] += u_i * (p_i[k] - means.p[at + k]);
@@ -56,8 +91,24 @@ void average_classes(const Classes& classes, const Panels<T>& rows, const T* l, 
       means.weighted_l[at + k] = static_cast<T>(weighted_l[k]);
       means.weighted_p[at + k] = static_cast<T>(weighted_p[k]);
     }
-    if (panel == 0) means.weight[c] = static_cast<T>(weight);
+    if (panel == 0) means.weighted_weight[c] = static_cast<T>(weighted_weight);
   }
+}
+
+// R of one class.
+template <class T>
+double spread_of_class(const Panels<T>& rows, const T* l, const T* p, const T* w,
+                       const ClassMeans<T>& means, int64_t c) {
+  double rest = 0.0;
+  for (int64_t i = means.begin[c]; i < means.begin[c + 1]; ++i) {
+    const int64_t row = means.position[i];
+    Vec<T> s{};
+    for_each_vector(rows, row, [&](int64_t at, int64_t column) {
+      s += means.spread(load(p + at), load(l + at), column, c);
+    });
+    rest += (w != nullptr ? w[row * kLanes<T>] : 1.0) * horizontal_sum<T>(s);
+  }
+  return rest;
 }
 
 }  // namespace pairloss::cpu::PAIRLOSS_ISA

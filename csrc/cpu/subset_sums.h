@@ -33,14 +33,15 @@ PAIRLOSS_INLINE void tabulate_subset_sums(const T* source, T* tables) {
   }
 }
 
+// Of one word of 32 source rows, for the groups of 32 destination rows whose mask has bit `wanted`.
 template <class T, int kVectors>
 void add_by_tables(const T* source, const uint32_t* bits, int64_t bits_stride, int64_t rows,
-                   T* destination, T* tables) {
+                   const uint32_t* groups, uint32_t wanted, T* destination, T* tables) {
   constexpr int64_t width = kVectors * kLanes<T>;
   tabulate_subset_sums<T, kVectors>(source, tables);
   for (int64_t d = 0; d < rows; ++d, destination += width) {
     uint32_t word = bits[d * bits_stride];
-    if (word == 0) continue;
+    if (word == 0 || (groups[d / 32] & wanted) == 0) continue;
     Vec<T> sum[kVectors];
     for (int v = 0; v < kVectors; ++v) sum[v] = load(destination + v * kLanes<T>);
 #pragma GCC unroll 8

@@ -13,11 +13,11 @@ class Supports {
   void place(uint64_t* memory) { positive_ = memory, allowed_ = memory + rows_ * words_; }
 
   template <class T>
-  void set_row(const Problem& problem, const Panels<T>& panels, int64_t position, const T* p, T* z,
-               T* e) {
+  void set_row(const Problem& problem, const Panels<T>& panels, int64_t row, int64_t position,
+               const T* p, T* z, T* e) {
     uint64_t *positive = positive_ + position * words_, *allowed = allowed_ + position * words_;
     for (int64_t w = 0; w < words_; ++w) positive[w] = allowed[w] = 0;
-    read_logits(problem, problem.classes->row[position], panels.columns, z);
+    read_logits(problem, row, panels.columns, z);
     shift_and_exponentiate(z, e, panels.columns);
     for (int64_t c = 0; c < problem.k; ++c) {
       const int64_t panel = c / Panels<T>::kWidth;
@@ -45,19 +45,23 @@ class Supports {
     }
   }
 
-  // infinite[i] for the rows of one class: whether KL from or to any other row of the class is
-  // infinite. `united` and `common` are scratch of words() each.
-  void find_infinite_in_class(Span rows, uint64_t* united, uint64_t* common, bool* infinite) const {
+  // Marks those of `rows` whose KL from or to any of `partners` is infinite: two lists of
+  // positions. `united` and `common` are scratch of words() each.
+  void find_infinite(const int32_t* rows, int64_t row_count, const int32_t* partners,
+                     int64_t partner_count, uint64_t* united, uint64_t* common,
+                     uint8_t* infinite) const {
     for (int64_t w = 0; w < words_; ++w) {
       united[w] = 0, common[w] = ~uint64_t{0};
-      for (int64_t i = rows.begin; i < rows.end; ++i) {
-        united[w] |= positive_[i * words_ + w];
-        common[w] &= allowed_[i * words_ + w];
+      for (int64_t j = 0; j < partner_count; ++j) {
+        united[w] |= positive_[partners[j] * words_ + w];
+        common[w] &= allowed_[partners[j] * words_ + w];
       }
     }
-    for (int64_t i = rows.begin; i < rows.end; ++i) {
-      infinite[i] =
-          exceeds(positive_ + i * words_, common) || exceeds(united, allowed_ + i * words_);
+    for (int64_t i = 0; i < row_count; ++i) {
+      const int64_t row = rows[i];
+      if (exceeds(positive_ + row * words_, common) || exceeds(united, allowed_ + row * words_)) {
+        infinite[row] = 1;
+      }
     }
   }
 

@@ -23,11 +23,6 @@ struct PairOperands {
   T* packed;           // pack_columns
 };
 
-struct Span {
-  int64_t begin, end;
-  int64_t size() const { return end - begin; }
-};
-
 template <class T>
 struct RegisterBlock {
   Vec<T> sum[kRowBlock][2];
@@ -66,18 +61,19 @@ struct RegisterBlock {
   }
 };
 
-// finished(row, column, block) for every register block of rows x columns with its complete sums.
-// `scores` (tile x tile) carries the sums from one group of panels to the next; it is not touched
-// where one group is all.
-template <class T, class Finished>
+// finished(row, column, block) for every register block of rows x columns with its complete sums,
+// if it is wanted(row, column). `scores` (tile x tile) carries the sums from one group of panels to
+// the next; it is not touched where one group is all.
+template <class T, class Wanted, class Finished>
 PAIRLOSS_INLINE void for_each_block(const PairOperands<T>& x, Span rows, Span columns, T* scores,
-                                    Finished&& finished) {
+                                    Wanted&& wanted, Finished&& finished) {
   const int64_t count = x.panels.count();
-  const int64_t stride = round_up(columns.size(), kColumnBlock<T>);
+  const int64_t stride = round_up(columns.size(), 32);
   for (int64_t first = 0; first < count; first += kPanelsAtOnce) {
     const int64_t last = first + kPanelsAtOnce < count ? first + kPanelsAtOnce : count;
     for (int64_t column = columns.begin; column < columns.end; column += kColumnBlock<T>) {
       for (int64_t row = rows.begin; row < rows.end; row += kRowBlock) {
+        if (!wanted(row, column)) continue;
         T* saved = scores + (row - rows.begin) * stride + (column - columns.begin);
         RegisterBlock<T> block;
         if (first == 0) {
@@ -99,16 +95,24 @@ PAIRLOSS_INLINE void for_each_block(const PairOperands<T>& x, Span rows, Span co
 template <class T>
 struct VectorTiles : PairOperands<T> {
   double margin;
+  bool certifies;
+  VectorBounds<T> bounds;
 
-  VectorTiles(const Panels<T>& panels, double margin)
-      : PairOperands<T>{panels, nullptr, nullptr, nullptr, nullptr}, margin(margin) {}
+  VectorTiles(const Panels<T>& panels, double margin, bool certifies)
+      : PairOperands<T>{panels, nullptr, nullptr, nullptr, nullptr},
+        margin(margin),
+        certifies(certifies),
+        bounds{panels, nullptr} {}
 
   // Numbers that find_active needs to carry sums from one group of panels to the next.
   int64_t scores_size(int64_t tile) const {
     return this->panels.count() > kPanelsAtOnce ? tile * tile : 0;
   }
 
-  void lay_out(Arena& arena) { this->packed = arena.take<T>(this->panels.size()); }
+  void lay_out(Arena& arena) {
+    this->packed = arena.take<T>(this->panels.size());
+    if (certifies) bounds.lay_out(arena);
+  }
 
   void set_rows(const T* p_rows, const T* l_rows, const T* h_rows, const Reference<T>&) {
     this->p = p_rows, this->l = l_rows, this->h = h_rows;
@@ -119,6 +123,7 @@ struct VectorTiles : PairOperands<T> {
     for (int64_t r = 0; r < 32; r += kColumnBlock<T>) {
       pack_columns(this->panels, this->l, row + r, kColumnBlock<T>, this->packed);
     }
+    if (certifies) bounds.set(this->l, row);
   }
 
   // bits (rows x columns, padded to words) of the pairs with KL < margin. Bits of similar pairs and
@@ -128,8 +133,19 @@ struct VectorTiles : PairOperands<T> {
     const int64_t words = round_up(columns.size(), 32) / 32;
     __builtin_memset(bits, 0, round_up(rows.size(), 32) * words * sizeof(uint32_t));
     const T m = static_cast<T>(margin);
+    uint32_t known[kLargestTile / kRowBlock] = {};  // per row block
+    if (certifies) {
+      Certain certain[kLargestTile];
+      bounds.find(this->p, this->h, m, rows, columns, certain);
+      for (int64_t r = 0; r < rows.size(); r += kRowBlock) {
+        known[r / kRowBlock] = write_certain<kRowBlock>(certain + r, words, bits + r * words);
+      }
+    }
     for_each_block(
         *this, rows, columns, scores,
+        [&](int64_t row, int64_t column) {
+          return (known[(row - rows.begin) / kRowBlock] >> (column - columns.begin) / 32 & 1) == 0;
+        },
         [&](int64_t row, int64_t column, const RegisterBlock<T>& block)
             __attribute__((always_inline)) {
               const int64_t c = column - columns.begin;

@@ -1,0 +1,334 @@
+// The rows of one evaluation, and where everything about them lies.
+#pragma once
+
+namespace pairloss::cpu::PAIRLOSS_ISA {
+
+// Rows of a tile, whatever the number of threads. A tile adds to accumulators that do not stay in
+// the cache where K is large: larger tiles, fewer visits.
+inline int64_t tile_size(int64_t rows, int64_t k) {
+  if (rows <= 128) return 64;
+  if (rows <= 512) return 128;
+  return k < 1024 ? 256 : kLargestTile;
+}
+
+// In smaller batches than this, blocks of like rows are too few to find any certain.
+constexpr int64_t kLeastOrderedTile = 256;
+
+// Scratch of one worker.
+template <class T>
+struct Scratch {
+  T *z, *e;   // one row
+  T* scores;  // of one tile
+  // tile x tile bits: active pairs; those of one term and of another; and their transpose.
+  uint32_t *active, *bits, *other_bits, *flipped;
+  SelectionScratch<T> selection;
+};
+
+// The likeness of all rows. It is worth its while in large batches only; null in others.
+template <class T>
+class Order {
+ public:
+  Order(const Problem& problem, const Workers& workers, int64_t tile)
+      : rows_(problem.sides[0].n + problem.sides[1].n),
+        columns_(round_up(problem.k, kLanes<T>)),
+        wanted_(tile >= kLeastOrderedTile && problem.similarity == nullptr),
+        memory_(wanted_ ? rows_ * sizeof(Likeness) + workers.count * (2 * columns_ * sizeof(T) + 64)
+                        : 1) {
+    if (!wanted_) return;
+    Likeness* const to = reinterpret_cast<Likeness*>(memory_.data());
+    T* const scratch = reinterpret_cast<T*>(
+        memory_.data() + round_up(rows_ * static_cast<int64_t>(sizeof(Likeness)), 64));
+    std::atomic<int64_t> next{0};
+    on_every_worker(workers, [&](int64_t worker) {
+      T* const z = scratch + worker * 2 * columns_;
+      for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) * 32 < rows_;) {
+        for (int64_t i = task * 32; i < rows_ && i < (task + 1) * 32; ++i) {
+          to[i] = find_likeness(problem, i, columns_, z, z + columns_);
+        }
+      }
+    });
+  }
+
+  const Likeness* likeness() const {
+    return wanted_ ? reinterpret_cast<const Likeness*>(memory_.data()) : nullptr;
+  }
+
+ private:
+  int64_t rows_, columns_;
+  bool wanted_;
+  Buffer memory_;
+};
+
+template <class T>
+struct Batch {
+  const Problem& problem;
+  const Workers& workers;
+  int64_t tile;
+  Order<T> order;
+  Arrangement arrangement;
+  int64_t begin[2], end[2], first_block[3];  // of each side, in positions and in blocks
+  int64_t padded_rows;
+  Panels<T> panels;
+  bool has_similar, has_dissimilar;  // in any level
+
+  const int64_t* row;  // position -> row
+  T *p, *l, *h;
+  T* reference;
+  T* weight;  // sample weights, one vector per position; null for ones
+  LevelIds* levels;
+  ClassMeans<T>* means;  // [level][side]
+  Scratch<T>* scratch;
+  uint8_t* infinite;  // per row: a similar pair with infinite KL. Null if there is none.
+
+  Batch(const Problem& problem, const Workers& workers)
+      : problem(problem),
+        workers(workers),
+        tile(tile_size(problem.sides[0].n, problem.k)),
+        order(problem, workers, tile),
+        arrangement(problem.levels, problem.level_count, problem.sides[0].n, problem.sides[1].n,
+                    order.likeness(), problem.k, tile),
+        begin{arrangement.begin(0), arrangement.begin(1)},
+        end{arrangement.end(0), arrangement.end(1)},
+        padded_rows(round_up(arrangement.positions(), 32)),
+        panels(padded_rows, problem.k),
+        has_similar(false),
+        has_dissimilar(false),
+        row(arrangement.row()),
+        infinite(nullptr) {
+    first_block[0] = 0;
+    for (int64_t side = 0; side < 2; ++side) {
+      first_block[side + 1] = first_block[side] + (end[side] - begin[side] + tile - 1) / tile;
+    }
+    for (int64_t g = 0; g < problem.level_count; ++g) {
+      has_similar |= problem.levels[g].similar_pairs > 0.0;
+      has_dissimilar |= problem.levels[g].dissimilar_pairs > 0.0;
+    }
+  }
+
+  bool is_empty() const { return !has_similar && !has_dissimilar; }
+  bool has_sample_weights() const {
+    return problem.sides[0].sample_weights != nullptr || problem.sides[1].sample_weights != nullptr;
+  }
+  bool has_means() const { return has_similar && problem.similarity == nullptr; }
+  bool has_scores() const { return has_dissimilar || problem.similarity != nullptr; }
+  int64_t blocks() const { return first_block[2]; }
+  int64_t side_of_block(int64_t b) const { return b < first_block[1] ? 0 : 1; }
+  Span block(int64_t b) const {
+    const int64_t side = side_of_block(b);
+    const int64_t from = begin[side] + (b - first_block[side]) * tile;
+    return {from, from + tile < end[side] ? from + tile : end[side]};
+  }
+  int64_t side_of(int64_t position) const { return position < end[0] ? 0 : 1; }
+  // Whose rows are the partners of a side's.
+  int64_t partner(int64_t side) const { return problem.cross ? 1 - side : 0; }
+  bool is_row(int64_t position) const {
+    return position < arrangement.positions() && row[position] >= 0;
+  }
+  const ClassMeans<T>& means_of(int64_t level, int64_t side) const {
+    return means[2 * level + side];
+  }
+  T sample_weight(int64_t position) const {
+    return weight != nullptr ? weight[position * kLanes<T>] : T(1);
+  }
+
+  // scores_size: of every worker's scratch. selects: whether active pairs are summed, not only
+  // counted. weighted: whether there are row weights.
+  void lay_out(Arena& arena, int64_t scores_size, bool selects, bool weighted) {
+    p = arena.take<T>(panels.size());
+    l = arena.take<T>(panels.size());
+    h = arena.take<T>(padded_rows);
+    reference = arena.take<T>(panels.columns);
+    weight = arena.take<T>(has_sample_weights() ? padded_rows * kLanes<T> : 0);
+    if (!has_sample_weights()) weight = nullptr;
+    const int64_t level_count = problem.level_count;
+    levels = arena.take<LevelIds>(level_count);
+    means = arena.take<ClassMeans<T>>(2 * level_count);
+    for (int64_t g = 0; g < level_count; ++g) {
+      const LevelIds ids{arena.take<int32_t>(padded_rows), arena.take<IdRange>(blocks())};
+      if (levels != nullptr) levels[g] = ids;
+      for (int64_t side = 0; side < 2 && has_means(); ++side) {
+        const int64_t classes = problem.levels[g].classes;
+        ClassMeans<T> of_side{Panels<T>(classes, problem.k), classes, arrangement.members(g, side),
+                              arrangement.member_positions(g, side)};
+        of_side.lay_out(arena, weighted);
+        if (means != nullptr) means[2 * g + side] = of_side;
+      }
+    }
+    scratch = arena.take<Scratch<T>>(workers.count);
+    for (int64_t w = 0; w < workers.count; ++w) {
+      Scratch<T> s{};
+      s.z = arena.take<T>(panels.columns);
+      s.e = arena.take<T>(panels.columns);
+      s.scores = arena.take<T>(scores_size);
+      s.active = arena.take<uint32_t>(tile * tile / 32);
+      s.bits = arena.take<uint32_t>(tile * tile / 32);
+      if (selects) {
+        s.other_bits = arena.take<uint32_t>(problem.level_count > 1 ? tile * tile / 32 : 0);
+        s.flipped = arena.take<uint32_t>(tile * tile / 32);
+        s.selection.lay_out(arena, tile);
+      }
+      if (scratch != nullptr) scratch[w] = s;
+    }
+  }
+};
+
+enum class Health { fine, nan };
+
+// P, L, h of all rows, and what `tiles` packs of them, in tasks of 32 rows.
+template <class T, class Tiles>
+Health make_rows(Batch<T>& batch, Tiles& tiles, RowFlags& flags) {
+  const Problem& problem = batch.problem;
+  Reference<T> reference{batch.reference, 0.0};
+  reference.set(problem, batch.panels, batch.row[batch.begin[batch.end[0] > 0 ? 0 : 1]],
+                batch.scratch[0].z, batch.scratch[0].e);
+  tiles.set_rows(batch.p, batch.l, batch.h, reference);
+  std::atomic<bool> nan{false}, masked{false};
+  std::atomic<int64_t> next{0};
+  const int64_t tasks = batch.padded_rows / 32;
+  on_every_worker(tasks > 1 ? batch.workers : Workers{}, [&](int64_t worker) {
+    const Scratch<T>& scratch = batch.scratch[worker];
+    for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) {
+      for (int64_t i = task * 32; i < (task + 1) * 32; ++i) {
+        if (batch.is_row(i)) {
+          const RowFlags row = make_row(problem, batch.panels, reference, batch.row[i], i,
+                                        scratch.z, scratch.e, batch.p, batch.l, batch.h);
+          if (row.nan) nan.store(true, std::memory_order_relaxed);
+          if (row.masked) masked.store(true, std::memory_order_relaxed);
+        } else {
+          batch.h[i] = 0;
+          for_each_vector(batch.panels, i, [&](int64_t at, int64_t) {
+            store(batch.p + at, Vec<T>{});
+            store(batch.l + at, Vec<T>{});
+          });
+        }
+        set_labels(batch, i);
+      }
+      if (batch.has_scores()) tiles.pack(task * 32);
+    }
+  });
+  flags = {nan.load(), masked.load()};
+  return flags.nan ? Health::nan : Health::fine;
+}
+
+// The classes and the sample weight of one position.
+template <class T>
+void set_labels(const Batch<T>& batch, int64_t position) {
+  const Problem& problem = batch.problem;
+  const int64_t row = batch.is_row(position) ? batch.row[position] : -1;
+  for (int64_t g = 0; g < problem.level_count; ++g) {
+    batch.levels[g].id[position] = row < 0 ? -1 : problem.levels[g].id.data()[row];
+  }
+  if (batch.weight == nullptr) return;
+  const int64_t n = problem.sides[0].n;
+  T weight = row < 0 ? T(0) : T(1);
+  if (row >= 0) {
+    const Side& side = problem.sides[row < n ? 0 : 1];
+    const T* const weights = static_cast<const T*>(side.sample_weights);
+    if (weights != nullptr) weight = weights[row < n ? row : row - n];
+  }
+  store(batch.weight + position * kLanes<T>, broadcast(weight));
+}
+
+// After the ids are there.
+template <class T>
+void find_id_ranges(const Batch<T>& batch) {
+  for (int64_t g = 0; g < batch.problem.level_count; ++g) {
+    const LevelIds& level = batch.levels[g];
+    for (int64_t b = 0; b < batch.blocks(); ++b) {
+      const Span rows = batch.block(b);
+      IdRange range{INT32_MAX, -1, rows.size() % 32 != 0};
+      for (int64_t i = rows.begin; i < rows.end; ++i) {
+        const int32_t id = level.id[i];
+        if (id < 0) {
+          range.gaps = true;
+        } else {
+          range.low = id < range.low ? id : range.low;
+          range.high = id > range.high ? id : range.high;
+        }
+      }
+      level.blocks[b] = range;
+    }
+  }
+}
+
+// wu: sample weights times row weights, one vector per row; null without row weights. rests:
+// whether ClassMeans::rest is needed.
+template <class T>
+void make_means(const Batch<T>& batch, const T* wu, bool rests) {
+  if (!batch.has_means()) return;
+  const int64_t panels = batch.panels.count(), tables = 2 * batch.problem.level_count;
+  for_each_task(batch.workers, tables * panels, [&](int64_t task) {
+    average_classes(batch.panels, batch.l, batch.p, batch.weight, wu, task % panels,
+                    batch.means[task / panels]);
+  });
+  if (!rests) return;
+  for (int64_t t = 0; t < tables; ++t) {
+    const ClassMeans<T>& means = batch.means[t];
+    for_each_task(batch.workers, means.classes, [&](int64_t c) {
+      means.rest[c] = spread_of_class(batch.panels, batch.l, batch.p, batch.weight, means, c);
+    });
+  }
+}
+
+// Everything about infinite pairs, for batches with masked classes.
+template <class T>
+struct Infinities {
+  Buffer memory;
+  Supports supports;
+
+  explicit Infinities(Batch<T>& batch)
+      : memory((Supports(batch.padded_rows, batch.problem.k).size() +
+                2 * ((batch.problem.k + 63) / 64)) *
+                   sizeof(uint64_t) +
+               batch.padded_rows),
+        supports(batch.padded_rows, batch.problem.k) {
+    uint64_t* words = reinterpret_cast<uint64_t*>(memory.data());
+    supports.place(words);
+    uint64_t* const scratch = words + supports.size();
+    batch.infinite = reinterpret_cast<uint8_t*>(scratch + 2 * supports.words());
+    for (int64_t i = 0; i < batch.padded_rows; ++i) {
+      batch.infinite[i] = 0;
+      if (!batch.is_row(i)) continue;
+      supports.set_row(batch.problem, batch.panels, batch.row[i], i, batch.p, batch.scratch[0].z,
+                       batch.scratch[0].e);
+    }
+    if (batch.problem.similarity != nullptr) return;  // mark_infinite, tile by tile
+    for (int64_t g = 0; g < batch.problem.level_count; ++g) {
+      for (int64_t side = 0; side < 2; ++side) {
+        const int64_t other = batch.partner(side);
+        const int32_t *members = batch.arrangement.members(g, side),
+                      *partners = batch.arrangement.members(g, other);
+        for (int64_t c = 0; c < batch.problem.levels[g].classes; ++c) {
+          supports.find_infinite(
+              batch.arrangement.member_positions(g, side) + members[c], members[c + 1] - members[c],
+              batch.arrangement.member_positions(g, other) + partners[c],
+              partners[c + 1] - partners[c], scratch, scratch + supports.words(), batch.infinite);
+        }
+      }
+    }
+  }
+
+  // Marks both rows of the similar pairs with infinite KL. Several threads may mark one row.
+  void mark_infinite(const Batch<T>& batch, Span rows, Span columns,
+                     const uint32_t* similar) const {
+    const int64_t words = round_up(columns.size(), 32) / 32;
+    for (int64_t r = 0; r < rows.size(); ++r) {
+      for (int64_t w = 0; w < words; ++w) {
+        for (uint32_t left = similar[r * words + w]; left != 0; left &= left - 1) {
+          const int64_t i = rows.begin + r, j = columns.begin + w * 32 + __builtin_ctz(left);
+          if (!supports.is_infinite(i, j)) continue;
+          __atomic_store_n(batch.infinite + i, uint8_t{1}, __ATOMIC_RELAXED);
+          __atomic_store_n(batch.infinite + j, uint8_t{1}, __ATOMIC_RELAXED);
+        }
+      }
+    }
+  }
+};
+
+inline double sum_in_order(const double* x, int64_t n) {
+  double sum = 0.0;
+  for (int64_t i = 0; i < n; ++i) sum += x[i];
+  return sum;
+}
+
+}  // namespace pairloss::cpu::PAIRLOSS_ISA

@@ -1,0 +1,164 @@
+#include "cpu/labels.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace pairloss::cpu {
+namespace {
+
+// A stable counting sort of `order` by key(row), 0 .. range - 1.
+template <class Key>
+void sort_by(std::vector<int64_t>& order, int64_t range, Key&& key) {
+  std::vector<int64_t> place(range + 1, 0), sorted(order.size());
+  for (int64_t i : order) ++place[key(i) + 1];
+  std::partial_sum(place.begin(), place.end(), place.begin());
+  for (int64_t i : order) sorted[place[key(i)]++] = i;
+  order.swap(sorted);
+}
+
+// Ids in the order of the labels, where they span a small range: no label is compared.
+void number_by_table(const std::vector<int64_t>& labels, int64_t ignore_index, int64_t low,
+                     int64_t range, Level& level) {
+  std::vector<int32_t> id(range, -1);
+  for (int64_t label : labels) {
+    if (label != ignore_index) id[label - low] = 0;
+  }
+  for (int32_t& i : id) {
+    if (i == 0) i = level.classes++;
+  }
+  for (size_t i = 0; i < labels.size(); ++i) {
+    level.id[i] = labels[i] == ignore_index ? -1 : id[labels[i] - low];
+  }
+}
+
+void number_by_search(const std::vector<int64_t>& labels, int64_t ignore_index, Level& level) {
+  std::vector<int64_t> sorted;
+  std::copy_if(labels.begin(), labels.end(), std::back_inserter(sorted),
+               [&](int64_t label) { return label != ignore_index; });
+  std::sort(sorted.begin(), sorted.end());
+  sorted.erase(std::unique(sorted.begin(), sorted.end()), sorted.end());
+  level.classes = static_cast<int32_t>(sorted.size());
+  for (size_t i = 0; i < labels.size(); ++i) {
+    level.id[i] =
+        labels[i] == ignore_index
+            ? -1
+            : static_cast<int32_t>(std::lower_bound(sorted.begin(), sorted.end(), labels[i]) -
+                                   sorted.begin());
+  }
+}
+
+void count_pairs(int64_t n, bool cross, Level& level) {
+  std::vector<double> batch(level.classes, 0.0), reference(level.classes, 0.0);
+  double in_batch = 0.0, in_reference = 0.0;
+  for (size_t i = 0; i < level.id.size(); ++i) {
+    if (level.id[i] < 0) continue;
+    const bool of_batch = static_cast<int64_t>(i) < n;
+    ++(of_batch ? batch : reference)[level.id[i]];
+    ++(of_batch ? in_batch : in_reference);
+  }
+  double pairs = 0.0;
+  for (int32_t c = 0; c < level.classes; ++c) {
+    level.similar_pairs += cross ? batch[c] * reference[c] : batch[c] * (batch[c] - 1.0) / 2.0;
+  }
+  pairs = cross ? in_batch * in_reference : in_batch * (in_batch - 1.0) / 2.0;
+  level.dissimilar_pairs = pairs - level.similar_pairs;
+  if (pairs == 0.0) std::fill(level.id.begin(), level.id.end(), -1);
+}
+
+}  // namespace
+
+Level make_level(const int64_t* labels, int64_t n, const int64_t* ref_labels, int64_t m, bool cross,
+                 int64_t stride, int64_t ignore_index) {
+  std::vector<int64_t> all(n + m);
+  for (int64_t i = 0; i < n; ++i) all[i] = labels[i * stride];
+  for (int64_t i = 0; i < m; ++i) all[n + i] = ref_labels[i * stride];
+  Level level;
+  level.id.resize(n + m);
+  int64_t low = INT64_MAX, high = INT64_MIN;
+  for (int64_t label : all) {
+    if (label == ignore_index) continue;
+    low = std::min(low, label);
+    high = std::max(high, label);
+  }
+  // Unsigned: the distance of two int64 labels may not fit into an int64.
+  const uint64_t range = static_cast<uint64_t>(high) - static_cast<uint64_t>(low);
+  if (low > high) {
+    std::fill(level.id.begin(), level.id.end(), -1);
+  } else if (range < 4 * all.size() + 1024) {
+    number_by_table(all, ignore_index, low, static_cast<int64_t>(range) + 1, level);
+  } else {
+    number_by_search(all, ignore_index, level);
+  }
+  count_pairs(n, cross, level);
+  return level;
+}
+
+Arrangement::Arrangement(const Level* levels, int64_t level_count, int64_t n, int64_t m,
+                         const Likeness* likeness, int64_t columns, int64_t alignment) {
+  for (int64_t side = 0; side < 2; ++side) {
+    arrange(levels, level_count, side, n, m, likeness, columns, alignment);
+  }
+  for (int64_t g = 0; g < level_count; ++g) {
+    for (int64_t side = 0; side < 2; ++side) members_.push_back(find_members(levels[g], side));
+  }
+}
+
+Arrangement::~Arrangement() = default;
+
+void Arrangement::arrange(const Level* levels, int64_t level_count, int64_t side, int64_t n,
+                          int64_t m, const Likeness* likeness, int64_t columns, int64_t alignment) {
+  std::vector<int64_t> order;
+  order.reserve(side == 0 ? n : m);
+  for (int64_t i = side == 0 ? 0 : n; i < (side == 0 ? n : n + m); ++i) {
+    if (std::any_of(levels, levels + level_count,
+                    [&](const Level& level) { return level.id[i] >= 0; })) {
+      order.push_back(i);
+    }
+  }
+  if (likeness != nullptr) {
+    sort_by(order, 256, [&](int64_t i) { return likeness[i].confidence; });
+    sort_by(order, columns, [&](int64_t i) { return likeness[i].largest; });
+  }
+  std::vector<const Level*> coarsest_last;
+  for (int64_t g = 0; g < level_count; ++g) coarsest_last.push_back(levels + g);
+  std::stable_sort(coarsest_last.begin(), coarsest_last.end(),
+                   [](const Level* a, const Level* b) { return a->classes > b->classes; });
+  for (const Level* level : coarsest_last) {
+    sort_by(order, level->classes + 1, [&](int64_t i) { return level->id[i] + 1; });
+  }
+  if (side == 1 && !order.empty()) {
+    row_.resize((row_.size() + alignment - 1) / alignment * alignment, -1);
+  }
+  begin_[side] = static_cast<int64_t>(row_.size());
+  row_.insert(row_.end(), order.begin(), order.end());
+  end_[side] = static_cast<int64_t>(row_.size());
+}
+
+Arrangement::Members Arrangement::find_members(const Level& level, int64_t side) const {
+  Members members;
+  members.begin.assign(level.classes + 1, 0);
+  const auto for_each = [&](auto&& body) {
+    for (int64_t p = begin_[side]; p < end_[side]; ++p) {
+      const int32_t id = level.id[row_[p]];
+      if (id >= 0) body(static_cast<int32_t>(p), id);
+    }
+  };
+  for_each([&](int32_t, int32_t id) { ++members.begin[id + 1]; });
+  std::partial_sum(members.begin.begin(), members.begin.end(), members.begin.begin());
+  members.position.resize(members.begin.back());
+  std::vector<int32_t> place(members.begin.begin(), members.begin.end() - 1);
+  for_each([&](int32_t p, int32_t id) { members.position[place[id]++] = p; });
+  return members;
+}
+
+const int64_t* Arrangement::row() const { return row_.data(); }
+
+const int32_t* Arrangement::members(int64_t level, int64_t side) const {
+  return members_[2 * level + side].begin.data();
+}
+
+const int32_t* Arrangement::member_positions(int64_t level, int64_t side) const {
+  return members_[2 * level + side].position.data();
+}
+
+}  // namespace pairloss::cpu
