@@ -59,5 +59,5 @@ def check_settings(path: Path, saved: dict[str, Any], settings: dict[str, Any]) 
     if changed:
         raise CheckpointError(
             f"{path} is of a run with other settings: {'; '.join(changed)}. "
-            "Resume with the old ones, or start over without --resume."
+            "Go on with the old ones, or start over in another folder (--out)."
         )

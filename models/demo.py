@@ -76,7 +76,9 @@ def run(args: argparse.Namespace, command: str) -> None:
         # Old checkpoints must not be what a later --resume goes on from.
         shutil.rmtree(args.out / "runs", ignore_errors=True)
     experiment.train(images)
-    page = experiment.write("Clustering from pairs as a warm start", "nmi", args.tsne_points)
+    page = experiment.write(
+        args.out, "Clustering from pairs as a warm start", "nmi", args.tsne_points
+    )
     entropy, warm = (experiment.ended(row, "classify")[0] for row in ("ce", "a"))
     clusters = experiment.ended("a", "cluster")[0]
     strip = plots.overview_figure([entropy, clusters], [entropy, clusters, warm], args.tsne_points)

@@ -154,10 +154,10 @@ class Experiment:
             facts=report.facts(runs),
         )
 
-    def write(self, title: str, nmi: str, tsne_points: int) -> report.Page:
+    def write(self, folder: Path, title: str, nmi: str, tsne_points: int) -> report.Page:
         """Write ``results.json``, ``table.md`` and ``report.html``; returns the page."""
         page = self.page(title, nmi, tsne_points)
-        write_text(self.out / "results.json", json.dumps(self.record(), allow_nan=False) + "\n")
-        write_text(self.out / "table.md", page.markdown())
-        report.write(self.out / "report.html", page)
+        write_text(folder / "results.json", json.dumps(self.record(), allow_nan=False) + "\n")
+        write_text(folder / "table.md", page.markdown())
+        report.write(folder / "report.html", page)
         return page

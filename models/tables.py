@@ -1,6 +1,6 @@
 """A whole table of the paper: ``python -m models.tables --table 3 --data cifar10``.
 
-The same command goes on where it was stopped.
+The same command goes on where it was stopped; tables in the same folder share their runs.
 """
 
 from __future__ import annotations
@@ -40,9 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             experiment.train(cli.load_data(recipe, args, device))
             if distributed.rank() == 0:
                 nmi = "nmi" if args.nmi == "geometric" else "nmi_arithmetic"
-                page = experiment.write(f"Table {args.table}", nmi, args.tsne_points)
+                folder = experiment.out / f"table{args.table}"
+                page = experiment.write(folder, f"Table {args.table}", nmi, args.tsne_points)
                 print(page.text())
-                print(f"\n{experiment.out / 'report.html'} shows it all")
+                print(f"\n{folder / 'report.html'} shows it all")
 
     return cli.guarded(body, "models.tables", arguments, resume=False)
 
