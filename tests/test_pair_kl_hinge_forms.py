@@ -12,7 +12,6 @@ from torch import Tensor
 
 from pairloss import (
     PairKLHingeLoss,
-    pair_kl_hinge,
     pair_kl_hinge_loss,
     pair_kl_hinge_loss_from_similarity,
 )
@@ -23,13 +22,7 @@ from tests.tolerances import TOLERANCES, assert_close
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-fused = pytest.param(
-    "fused",
-    marks=pytest.mark.skipif(
-        hasattr(pair_kl_hinge, "_is_plain"), reason="the kernels do not have this form yet"
-    ),
-)
-implementations = pytest.mark.parametrize("impl", ["reference", fused])
+implementations = pytest.mark.parametrize("impl", ["fused", "reference"])
 gradients = pytest.mark.parametrize("gradient", GRADIENTS)
 reductions = pytest.mark.parametrize("reduction", REDUCTIONS)
 grid = pytest.mark.parametrize("form", forms.GRID, ids=str)
@@ -337,10 +330,9 @@ def test_gradcheck(form: Form, reduction: str, impl: str, device: torch.device) 
     assert torch.autograd.gradcheck(loss, leaves)
 
 
-@pytest.mark.parametrize("impl", [fused])
 @reductions
 @each
-def test_opcheck(form: Form, reduction: str, impl: str, device: torch.device) -> None:
+def test_opcheck(form: Form, reduction: str, device: torch.device) -> None:
     batch = forms.make(form)
     options = {name: value for name, value in batch.options.items() if name != "level_weights"}
     if "level_weights" in batch.options:

@@ -12,6 +12,7 @@
 #include "check.h"
 #include "cpu/capability.h"
 #include "cpu/similarity.h"
+#include "cpu/tensors.h"
 
 namespace {
 
@@ -20,35 +21,7 @@ using namespace pairloss;
 cpu::Workers workers_for(const Arguments& a) {
   const double partners = a.ref_logits ? 2.0 * static_cast<double>(a.ref_rows()) : a.rows();
   const double work = 6.0 * static_cast<double>(a.rows()) * partners * a.columns();
-  if (work < cpu::kSerialWork) return {};
-  return {static_cast<int64_t>(torch::stable::get_num_threads()),
-          [](int64_t count, void (*body)(void*, int64_t), void* context) {
-            torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
-              for (int64_t worker = begin; worker < end; ++worker) body(context, worker);
-            });
-          }};
-}
-
-cpu::Element element_of(const Tensor& logits) {
-  switch (logits.scalar_type()) {
-    case ScalarType::Double:
-      return cpu::Element::float64;
-    case ScalarType::Half:
-      return cpu::Element::float16;
-    case ScalarType::BFloat16:
-      return cpu::Element::bfloat16;
-    default:
-      return cpu::Element::float32;
-  }
-}
-
-template <class T>
-void set(Tensor& x, int64_t index, T value) {
-  if (x.scalar_type() == ScalarType::Double) {
-    static_cast<double*>(x.mutable_data_ptr())[index] = static_cast<double>(value);
-  } else {
-    static_cast<float*>(x.mutable_data_ptr())[index] = static_cast<float>(value);
-  }
+  return cpu::workers_for(work);
 }
 
 const void* data_of(const std::optional<Tensor>& x) { return x ? x->const_data_ptr() : nullptr; }
@@ -86,7 +59,7 @@ cpu::Problem make_problem(const Arguments& a, const std::vector<cpu::Level>& lev
   problem.sides[0] = {a.logits.const_data_ptr(), a.rows(), data_of(a.sample_weights), nullptr};
   problem.sides[1] = {data_of(a.ref_logits), a.ref_rows(), data_of(a.ref_sample_weights), nullptr};
   problem.cross = a.ref_logits.has_value();
-  problem.element = element_of(a.logits);
+  problem.element = cpu::element_of(a.logits);
   problem.k = a.columns();
   problem.margin = a.margin;
   problem.second_only = a.second_only();
@@ -131,7 +104,7 @@ Results evaluate(const Arguments& a) {
   } else {
     std::vector<double> rows(per_row ? n : 0);
     kernels.value(problem, workers, sums.data(), per_row ? rows.data() : nullptr);
-    for (size_t i = 0; i < rows.size(); ++i) set(loss, static_cast<int64_t>(i), rows[i]);
+    for (size_t i = 0; i < rows.size(); ++i) cpu::set(loss, static_cast<int64_t>(i), rows[i]);
   }
 
   double total = 0.0;
@@ -144,9 +117,9 @@ Results evaluate(const Arguments& a) {
     const double values[] = {level.similar_pairs, level.dissimilar_pairs,
                              directions > 0 ? sums[g].active / directions : 0.0, similar,
                              dissimilar};
-    for (int64_t i = 0; i < kStats; ++i) set(stats, i * levels + g, values[i]);
+    for (int64_t i = 0; i < kStats; ++i) cpu::set(stats, i * levels + g, values[i]);
   }
-  if (!per_row) set(loss, 0, total);
+  if (!per_row) cpu::set(loss, 0, total);
   return {loss, stats, grad, ref_grad};
 }
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "cpu/capability.h"
+#include "cpu/tensors.h"
 #include "pair_list_check.h"
 
 namespace {
@@ -31,26 +32,7 @@ cpu::PairListKernel* kernel() {
 
 cpu::Workers workers_for(const PairListArguments& a) {
   const double work = (12.0 * a.count() + a.rows()) * a.columns();
-  if (work < cpu::kSerialWork) return {};
-  return {static_cast<int64_t>(torch::stable::get_num_threads()),
-          [](int64_t count, void (*body)(void*, int64_t), void* context) {
-            torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
-              for (int64_t worker = begin; worker < end; ++worker) body(context, worker);
-            });
-          }};
-}
-
-cpu::Element element_of(const Tensor& logits) {
-  switch (logits.scalar_type()) {
-    case ScalarType::Double:
-      return cpu::Element::float64;
-    case ScalarType::Half:
-      return cpu::Element::float16;
-    case ScalarType::BFloat16:
-      return cpu::Element::bfloat16;
-    default:
-      return cpu::Element::float32;
-  }
+  return cpu::workers_for(work);
 }
 
 // The arguments as the kernel takes them.
@@ -64,7 +46,7 @@ struct Prepared {
     const KindScales scales = kind_scales(static_cast<Reduction>(a.reduction), similar, dissimilar,
                                           a.similar_weight, a.dissimilar_weight, a.balance);
     problem = {a.logits.const_data_ptr(),
-               element_of(a.logits),
+               cpu::element_of(a.logits),
                a.rows(),
                a.columns(),
                a.margin,
@@ -88,14 +70,6 @@ struct Prepared {
   }
 };
 
-void set(Tensor& x, int64_t index, double value) {
-  if (x.scalar_type() == ScalarType::Double) {
-    static_cast<double*>(x.mutable_data_ptr())[index] = value;
-  } else {
-    static_cast<float*>(x.mutable_data_ptr())[index] = static_cast<float>(value);
-  }
-}
-
 PairListResults evaluate(const PairListArguments& a) {
   const Tensor& z = a.logits;
   const int64_t n = a.rows(), k = a.columns();
@@ -118,13 +92,13 @@ PairListResults evaluate(const PairListArguments& a) {
     similar += rows[i].similar;
     dissimilar += rows[i].dissimilar;
     active += rows[i].active;
-    if (per_row) set(loss, i, rows[i].both_ways);
+    if (per_row) cpu::set(loss, i, rows[i].both_ways);
   }
-  if (!per_row) set(loss, 0, similar + dissimilar);
+  if (!per_row) cpu::set(loss, 0, similar + dissimilar);
   const double dissimilar_pairs = static_cast<double>(prepared.incidence.dissimilar_pairs);
   const double values[] = {static_cast<double>(prepared.incidence.similar_pairs), dissimilar_pairs,
                            active / std::max(2.0 * dissimilar_pairs, 1.0), similar, dissimilar};
-  for (int64_t i = 0; i < kStats; ++i) set(stats, i, values[i]);
+  for (int64_t i = 0; i < kStats; ++i) cpu::set(stats, i, values[i]);
   return {loss, stats, grad};
 }
 

@@ -12,33 +12,6 @@
 namespace pairloss::cpu::PAIRLOSS_ISA {
 namespace {
 
-template <class T, class From, class Convert>
-void convert_row(const From* from, int64_t k, T* z, Convert convert) {
-  for (int64_t c = 0; c < k; ++c) z[c] = static_cast<T>(convert(from[c]));
-}
-
-// One row of logits as T, padded with -inf to whole vectors.
-template <class T>
-void read_row(const PairListProblem& problem, int64_t row, int64_t padded, T* z) {
-  const int64_t k = problem.k, at = row * k;
-  const auto same = [](auto x) { return x; };
-  switch (problem.element) {
-    case Element::float64:
-      convert_row(static_cast<const double*>(problem.logits) + at, k, z, same);
-      break;
-    case Element::float32:
-      convert_row(static_cast<const float*>(problem.logits) + at, k, z, same);
-      break;
-    case Element::float16:
-      convert_row(static_cast<const uint16_t*>(problem.logits) + at, k, z, half_to_float);
-      break;
-    case Element::bfloat16:
-      convert_row(static_cast<const uint16_t*>(problem.logits) + at, k, z, bfloat16_to_float);
-      break;
-  }
-  for (int64_t c = k; c < padded; ++c) z[c] = -static_cast<T>(INFINITY);
-}
-
 // P and L - reference of every row that has a partner, beside each other: a partner is somewhere
 // in memory, and both are read of it.
 template <class T>
@@ -50,13 +23,19 @@ class ListRows {
         scratch_(static_cast<size_t>(workers.count + 1) * 2 * padded_ * sizeof(T)) {
     const Incidence& incidence = *problem.incidence;
 
+    Problem source{};  // for read_logits
+    source.sides[0].logits = problem.logits;
+    source.sides[0].n = problem.n;
+    source.element = problem.element;
+    source.k = problem.k;
+
     // Any vector may be subtracted from all L. The first row's leaves small numbers where all P are
     // alike, which is how training starts: their differences then keep their digits (rows.h).
     T* const reference = scratch(workers.count);
     int64_t first = 0;
     while (first < problem.n && incidence.degree(first) == 0) ++first;
     if (first == problem.n) return;
-    read_row(problem, first, padded_, reference);
+    read_logits(source, first, padded_, reference);
     double log_sum = std::log(shift_and_exponentiate(reference, reference + padded_, padded_));
     const T least = static_cast<T>(log_sum - std::log(static_cast<double>(problem.k)) - 2.0);
     for (int64_t c = 0; c < padded_; ++c) {
@@ -74,7 +53,7 @@ class ListRows {
         const int64_t to = from + kBlock < problem.n ? from + kBlock : problem.n;
         for (int64_t i = from; i < to; ++i) {
           if (incidence.degree(i) == 0) continue;
-          read_row(problem, i, padded_, z);
+          read_logits(source, i, padded_, z);
           make(z, e, reference, log_sum, p(i), l(i));
         }
       }
