@@ -197,20 +197,30 @@ struct AmxTiles {
     unclear[row / 32] = static_cast<float>(widest);
   }
 
+  // What is certain of a tile. scratch: 512 floats.
+  void find_certain(Span rows, Span columns, float* scratch, Certain* certain) const {
+    const TileSession session;
+    for (int64_t r = 0; r < rows.size(); r += 32) {
+      find_certain_of_group(rows.begin + r, columns, scratch, certain + r);
+    }
+  }
+
   // Bits of the pairs with KL < margin. same_class(row, column) may be asked to spare the float32
   // evaluation of pairs whose bit does not matter.
   template <class SameClass>
   void find_active(Span rows, Span columns, float* scratch, uint32_t* bits,
                    SameClass&& same_class) const {
-    const TileSession session;
     float* const scores = scratch + 2 * kBlock;
     const int64_t words = round_up(columns.size(), 32) / 32;
     uint32_t known[kLargestTile / 32] = {};  // per 32 rows
-    for (int64_t r = 0; certifies && r < rows.size(); r += 32) {
-      Certain certain[32];
-      find_certain(rows.begin + r, columns, scratch, certain);
-      known[r / 32] = write_certain<32>(certain, words, bits + r * words);
+    if (certifies) {
+      Certain certain[kLargestTile];
+      find_certain(rows, columns, scratch, certain);
+      for (int64_t r = 0; r < rows.size(); r += 32) {
+        known[r / 32] = write_certain<32>(certain + r, words, bits + r * words);
+      }
     }
+    const TileSession session;
     for (int64_t first = 0; first < steps; first += kStepsAtOnce) {
       const int64_t last = first + kStepsAtOnce < steps ? first + kStepsAtOnce : steps;
       // The sums of a block of 32 x 32, `r` rows and `c` words into the tile.
@@ -249,7 +259,7 @@ struct AmxTiles {
  private:
   // Of 32 rows and the words of a tile, from the upper parts of both operands. All terms are <= 0,
   // so their relative error, 2^-8 of each operand, is one of the sum.
-  void find_certain(int64_t row, Span columns, float* sums, Certain* certain) const {
+  void find_certain_of_group(int64_t row, Span columns, float* sums, Certain* certain) const {
     const float error = 2.0f * (1.01f / 256 + static_cast<float>(panels.columns) / 8388608);
     constexpr float kRounding = 1e-5f;
     for (int64_t r = 0; r < 32; ++r) certain[r] = {0, 0};

@@ -126,6 +126,11 @@ struct VectorTiles : PairOperands<T> {
     if (certifies) bounds.set(this->l, row);
   }
 
+  // What is certain of a tile.
+  void find_certain(Span rows, Span columns, T*, Certain* certain) const {
+    bounds.find(this->p, this->h, static_cast<T>(margin), rows, columns, certain);
+  }
+
   // bits (rows x columns, padded to words) of the pairs with KL < margin. Bits of similar pairs and
   // beyond the ends are undefined.
   template <class SameClass>
@@ -136,7 +141,7 @@ struct VectorTiles : PairOperands<T> {
     uint32_t known[kLargestTile / kRowBlock] = {};  // per row block
     if (certifies) {
       Certain certain[kLargestTile];
-      bounds.find(this->p, this->h, m, rows, columns, certain);
+      find_certain(rows, columns, scores, certain);
       for (int64_t r = 0; r < rows.size(); r += kRowBlock) {
         known[r / kRowBlock] = write_certain<kRowBlock>(certain + r, words, bits + r * words);
       }

@@ -1,5 +1,6 @@
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <optional>
 
 #include "bindings.h"
@@ -47,7 +48,7 @@ ssize_t words_of(ssize_t columns) { return (columns + 31) / 32; }
 
 template <class T>
 pybind11::dict rows(int64_t capability, const OwnedProblem& problem) {
-  const ssize_t n = problem.classes.rows(), k = problem.problem.k;
+  const ssize_t n = problem.positions(), k = problem.problem.k;
   Array<T> p = zeros<T>({n, k}), l = zeros<T>({n, k}), h = zeros<T>({n}), reference = zeros<T>({k});
   Array<bool> nan = zeros<bool>({n}), masked = zeros<bool>({n});
   double log_sum = 0.0;
@@ -64,30 +65,32 @@ pybind11::dict rows(int64_t capability, const OwnedProblem& problem) {
 
 template <class T>
 pybind11::dict means(int64_t capability, const OwnedProblem& problem,
-                     const pybind11::object& weights) {
-  const ssize_t classes = problem.classes.count(), k = problem.problem.k;
-  Array<T> l = zeros<T>({classes, k}), p = zeros<T>({classes, k});
+                     const pybind11::object& weights, const pybind11::object& row_weights) {
+  const ssize_t classes = problem.level.classes, k = problem.problem.k;
+  Array<T> l = zeros<T>({classes, k}), p = zeros<T>({classes, k}), weight = zeros<T>({classes});
   Array<T> weighted_l = zeros<T>({classes, k}), weighted_p = zeros<T>({classes, k});
-  Array<T> weight = zeros<T>({classes});
-  std::optional<Array<T>> u;
+  Array<T> weighted_weight = zeros<T>({classes});
+  Array<double> rest = zeros<double>({classes});
+  std::optional<Array<T>> w, u;
   if (!weights.is_none()) {
-    u = weights.cast<Array<T>>();
-    require(u->size() == problem.classes.rows(), "one weight for each position");
+    w = weights.cast<Array<T>>(), u = row_weights.cast<Array<T>>();
+    require(w->size() == problem.positions() && u->size() == w->size(), "a weight per position");
   }
   insides_of<T>(capability)
-      .means(problem.problem, u ? u->data() : nullptr,
-             {l.mutable_data(), p.mutable_data(), weighted_l.mutable_data(),
-              weighted_p.mutable_data(), weight.mutable_data()});
+      .means(problem.problem, w ? w->data() : nullptr, u ? u->data() : nullptr,
+             {l.mutable_data(), p.mutable_data(), weight.mutable_data(), weighted_l.mutable_data(),
+              weighted_p.mutable_data(), weighted_weight.mutable_data(), rest.mutable_data()});
   pybind11::dict result;
-  result["l"] = l, result["p"] = p, result["weight"] = weight;
+  result["l"] = l, result["p"] = p, result["weight"] = weight, result["rest"] = rest;
   result["weighted_l"] = weighted_l, result["weighted_p"] = weighted_p;
+  result["weighted_weight"] = weighted_weight;
   return result;
 }
 
 template <class T>
 pybind11::tuple supports(int64_t capability, const OwnedProblem& problem,
                          const Array<uint32_t>& bits) {
-  const ssize_t n = problem.classes.rows();
+  const ssize_t n = problem.positions();
   require(bits.size() == n * words_of(n), "bits do not fit the rows");
   Array<bool> infinite = zeros<bool>({n, n}), in_class = zeros<bool>({n});
   Array<uint32_t> cleared = copy(bits);
@@ -136,20 +139,36 @@ void bind_insides(pybind11::module_& m) {
     return for_element(element, [&](auto t) { return rows<decltype(t)>(capability, problem); });
   });
   m.def("means", [](int64_t capability, const pybind11::array& logits, const std::string& element,
-                    const Array<int64_t>& labels, const pybind11::object& weights) {
+                    const Array<int64_t>& labels, const pybind11::object& weights,
+                    const pybind11::object& row_weights) {
     const OwnedProblem problem(logits, element, labels);
-    return for_element(element,
-                       [&](auto t) { return means<decltype(t)>(capability, problem, weights); });
-  });
-  m.def("find_active", [](int64_t capability, const pybind11::array& logits,
-                          const std::string& element, const Array<int64_t>& labels, double margin,
-                          int64_t tile) {
-    const OwnedProblem problem(logits, element, labels, margin);
-    const ssize_t n = problem.classes.rows();
-    Array<uint32_t> bits = zeros<uint32_t>({n, words_of(n)});
     return for_element(element, [&](auto t) {
-      insides_of<decltype(t)>(capability).find_active(problem.problem, tile, bits.mutable_data());
-      return bits;
+      return means<decltype(t)>(capability, problem, weights, row_weights);
+    });
+  });
+  m.def("find_active",
+        [](int64_t capability, const pybind11::array& logits, const std::string& element,
+           const Array<int64_t>& labels, double margin, int64_t tile, bool certifies) {
+          require(!certifies || tile % 256 == 0, "certificates need tiles of 256");
+          const OwnedProblem problem(logits, element, labels, margin);
+          const ssize_t n = problem.positions();
+          Array<uint32_t> bits = zeros<uint32_t>({n, words_of(n)});
+          return for_element(element, [&](auto t) {
+            insides_of<decltype(t)>(capability)
+                .find_active(problem.problem, tile, certifies, bits.mutable_data());
+            return bits;
+          });
+        });
+  m.def("find_certain", [](int64_t capability, const pybind11::array& logits,
+                           const std::string& element, const Array<int64_t>& labels, double margin,
+                           int64_t tile) {
+    const OwnedProblem problem(logits, element, labels, margin);
+    const ssize_t n = std::min<int64_t>(problem.positions(), tile);
+    Array<uint16_t> active = zeros<uint16_t>({n}), inactive = zeros<uint16_t>({n});
+    return for_element(element, [&](auto t) {
+      insides_of<decltype(t)>(capability)
+          .find_certain(problem.problem, tile, active.mutable_data(), inactive.mutable_data());
+      return pybind11::make_tuple(active, inactive);
     });
   });
   m.def("supports",
@@ -176,13 +195,25 @@ void bind_insides(pybind11::module_& m) {
     insides(capability).transpose_bits(bits.data(), rows, columns, transposed.mutable_data());
     return transposed;
   });
-  m.def("clear_bits",
-        [](int64_t capability, const Array<uint32_t>& row, int64_t begin, int64_t end) {
-          require(0 <= begin && begin <= end && end <= row.size() * 32, "bits out of range");
-          Array<uint32_t> cleared = copy(row);
-          insides(capability).clear_bits(cleared.mutable_data(), begin, end);
-          return cleared;
+  m.def("keep_dissimilar",
+        [](int64_t capability, const Array<int32_t>& ids, const Array<uint32_t>& bits) {
+          require(ids.size() == bits.shape(0) && ids.size() <= 512, "one tile");
+          // The kernel clears the padding to whole words of rows, too.
+          Array<uint32_t> kept = zeros<uint32_t>({words_of(ids.size()) * 32, bits.shape(1)});
+          std::copy_n(bits.data(), bits.size(), kept.mutable_data());
+          insides(capability).keep_dissimilar(ids.data(), ids.size(), kept.mutable_data());
+          return kept;
         });
+  m.def("split_similarity", [](int64_t capability, const Array<int8_t>& similarity,
+                               const Array<uint32_t>& bits) {
+    const ssize_t n = similarity.shape(0), words = words_of(n);
+    Array<uint32_t> negative = zeros<uint32_t>({words * 32, words});
+    Array<uint32_t> positive = zeros<uint32_t>({words * 32, words});
+    std::copy_n(bits.data(), bits.size(), negative.mutable_data());
+    insides(capability)
+        .split_similarity(similarity.data(), n, negative.mutable_data(), positive.mutable_data());
+    return pybind11::make_tuple(negative, positive);
+  });
   m.def("panel_width", [](int64_t capability, bool is_double) {
     return is_double ? insides(capability).of_double.panel_width
                      : insides(capability).of_float.panel_width;

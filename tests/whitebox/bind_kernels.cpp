@@ -38,14 +38,14 @@ std::pair<Sums, std::optional<Array<double>>> value(const pybind11::array& logit
   PairSums sums;
   {
     const pybind11::gil_scoped_release without_gil;
-    sums = options.kernels().value(problem.problem, workers, row_losses);
+    options.kernels().value(problem.problem, workers, &sums, row_losses);
   }
   return {as_tuple(sums), rows};
 }
 
 template <class T>
-std::pair<Sums, pybind11::array> gradient_of(const OwnedProblem& problem, const Options& options,
-                                             double scale, const pybind11::object& row_weights) {
+std::pair<Sums, pybind11::array> gradient_of(OwnedProblem& problem, const Options& options,
+                                             const pybind11::object& row_weights) {
   Array<T> grad = zeros<T>({problem.logits.shape(0), problem.logits.shape(1)});
   std::optional<Array<T>> u;
   if (!row_weights.is_none()) {
@@ -53,12 +53,12 @@ std::pair<Sums, pybind11::array> gradient_of(const OwnedProblem& problem, const 
     require(u->size() == problem.logits.shape(0), "row weights do not fit the logits");
   }
   const void* const weights = u ? u->data() : nullptr;
-  void* const to = grad.mutable_data();
+  problem.problem.sides[0].grad = grad.mutable_data();
   const Workers workers = make_workers(options.workers, options.how);
   PairSums sums;
   {
     const pybind11::gil_scoped_release without_gil;
-    sums = options.kernels().gradient(problem.problem, workers, scale, weights, to);
+    options.kernels().gradient(problem.problem, workers, weights, &sums);
   }
   return {as_tuple(sums), grad};
 }
@@ -66,9 +66,10 @@ std::pair<Sums, pybind11::array> gradient_of(const OwnedProblem& problem, const 
 std::pair<Sums, pybind11::array> gradient(const pybind11::array& logits, const std::string& element,
                                           const Array<int64_t>& labels, const Options& options,
                                           double scale, const pybind11::object& row_weights) {
-  const OwnedProblem problem(logits, element, labels, options.margin, options.second_only);
-  return element == "float64" ? gradient_of<double>(problem, options, scale, row_weights)
-                              : gradient_of<float>(problem, options, scale, row_weights);
+  OwnedProblem problem(logits, element, labels, options.margin, options.second_only);
+  problem.level.similar_scale = problem.level.dissimilar_scale = scale;
+  return element == "float64" ? gradient_of<double>(problem, options, row_weights)
+                              : gradient_of<float>(problem, options, row_weights);
 }
 
 }  // namespace

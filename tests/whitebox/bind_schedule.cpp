@@ -14,25 +14,34 @@ using namespace pairloss::cpu;
 
 namespace {
 
-using TileTuple = std::tuple<int64_t, int64_t, int64_t>;
+using TileTuple = std::tuple<int64_t, int64_t>;
 
-// Two threads at the same accumulators, or a step out of turn.
+// Two threads at the same accumulators, or a tile out of turn.
 struct Accumulators {
-  std::vector<int64_t> steps;
+  std::vector<int64_t> partners;  // the blocks whose tiles added, in order
   std::atomic<bool> busy{false};
 
-  bool add(int64_t step) {
+  bool add(int64_t partner) {
     const bool alone = !busy.exchange(true);
-    steps.push_back(step);
+    partners.push_back(partner);
     busy = false;
     return alone;
   }
 };
 
+std::vector<TileTuple> all_tiles(int64_t batch_blocks, int64_t ref_blocks) {
+  Schedule schedule(batch_blocks, ref_blocks);
+  std::vector<TileTuple> tiles;
+  for (Tile tile; schedule.next(tile);) tiles.emplace_back(tile.row_block, tile.column_block);
+  return tiles;
+}
+
 // Works on all tiles, each for its own pseudo-random time of up to `microseconds`. Returns, for
-// every row block and every column block, the steps in the order in which they added to it.
+// every row block and every column block, the tiles in the order in which they added to it.
 std::pair<std::vector<std::vector<int64_t>>, std::vector<std::vector<int64_t>>> run_schedule(
-    int64_t blocks, int64_t count, const std::string& how, int64_t microseconds) {
+    int64_t batch_blocks, int64_t ref_blocks, int64_t count, const std::string& how,
+    int64_t microseconds) {
+  const int64_t blocks = batch_blocks + ref_blocks;
   std::vector<Accumulators> rows(blocks), columns(blocks);
   std::atomic<bool> exclusive{true}, known{true};
   const auto pause = [&](const Tile& tile, int64_t salt) {
@@ -42,24 +51,25 @@ std::pair<std::vector<std::vector<int64_t>>, std::vector<std::vector<int64_t>>> 
     }
   };
   const Workers workers = make_workers(count, how);
-  for_each_tile(workers, blocks,
-                [&](int64_t worker, const Tile& tile, Turn& row_turn, Turn& column_turn) {
-                  if (worker < 0 || worker >= count) known = false;
-                  pause(tile, 1);
-                  row_turn.wait(tile.step);
-                  if (!rows[tile.row_block].add(tile.step)) exclusive = false;
-                  pause(tile, 2);
-                  row_turn.pass(tile.step);
-                  column_turn.wait(tile.step);
-                  if (!columns[tile.column_block].add(tile.step)) exclusive = false;
-                  column_turn.pass(tile.step);
-                });
+  Schedule schedule(batch_blocks, ref_blocks);
+  for_each_tile(workers, schedule, [&](int64_t worker, const Tile& tile) {
+    if (worker < 0 || worker >= count) known = false;
+    Turn &row_turn = schedule.row_turn(tile), &column_turn = schedule.column_turn(tile);
+    pause(tile, 1);
+    row_turn.wait(tile.row_turn);
+    if (!rows[tile.row_block].add(tile.column_block)) exclusive = false;
+    pause(tile, 2);
+    row_turn.pass(tile.row_turn);
+    column_turn.wait(tile.column_turn);
+    if (!columns[tile.column_block].add(tile.row_block)) exclusive = false;
+    column_turn.pass(tile.column_turn);
+  });
   if (!exclusive) throw std::runtime_error("two tiles added to one block at the same time");
   if (!known) throw std::runtime_error("a worker has a number out of range");
-  std::pair<std::vector<std::vector<int64_t>>, std::vector<std::vector<int64_t>>> steps;
-  for (const Accumulators& of_block : rows) steps.first.push_back(of_block.steps);
-  for (const Accumulators& of_block : columns) steps.second.push_back(of_block.steps);
-  return steps;
+  std::pair<std::vector<std::vector<int64_t>>, std::vector<std::vector<int64_t>>> partners;
+  for (const Accumulators& of_block : rows) partners.first.push_back(of_block.partners);
+  for (const Accumulators& of_block : columns) partners.second.push_back(of_block.partners);
+  return partners;
 }
 
 // How often each task ran.
@@ -72,10 +82,7 @@ std::vector<int64_t> run_tasks(int64_t tasks, int64_t count, const std::string& 
 }  // namespace
 
 void bind_schedule(pybind11::module_& m) {
-  m.def("latin_square_tile", [](int64_t index, int64_t blocks) {
-    const Tile tile = latin_square_tile(index, blocks);
-    return TileTuple(tile.step, tile.row_block, tile.column_block);
-  });
+  m.def("all_tiles", &all_tiles);
   const pybind11::call_guard<pybind11::gil_scoped_release> without_gil;
   m.def("run_schedule", &run_schedule, without_gil);
   m.def("run_tasks", &run_tasks, without_gil);

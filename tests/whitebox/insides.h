@@ -17,8 +17,9 @@ struct Rows {  // row-major, in order of position
 };
 
 template <class T>
-struct Means {  // (classes, k); the weighted ones only with row weights
-  T *l, *p, *weighted_l, *weighted_p, *weight;
+struct Means {  // see ClassMeans; the weighted ones only with weights
+  T *l, *p, *weight, *weighted_l, *weighted_p, *weighted_weight;
+  double* rest;
 };
 
 template <class T>
@@ -27,10 +28,13 @@ struct InsidesOf {
   // n: any.
   void (*exponential)(const T* x, int64_t n, T* y);
   void (*rows)(const Problem&, const Rows<T>&);
-  // weights: (positions,), or null.
-  void (*means)(const Problem&, const T* weights, const Means<T>&);
-  // bits of all ordered pairs with KL < margin, (n, words of 32), found in tiles of `tile` rows.
-  void (*find_active)(const Problem&, int64_t tile, uint32_t* bits);
+  // weights, of samples and of rows: (positions,), or null.
+  void (*means)(const Problem&, const T* weights, const T* row_weights, const Means<T>&);
+  // bits of all ordered pairs with KL < margin, (n, words of 32), found in tiles of `tile` rows,
+  // with certificates or without.
+  void (*find_active)(const Problem&, int64_t tile, bool certifies, uint32_t* bits);
+  // What is certain of the first tile: (tile,) masks of words that are active, or inactive.
+  void (*find_certain)(const Problem&, int64_t tile, uint16_t* active, uint16_t* inactive);
   // Whether KL(i || j) is infinite, (n, n); whether any within the class is, (n,); and `bits` of
   // all pairs without the infinite ones.
   void (*supports)(const Problem&, bool* infinite, bool* infinite_in_class, uint32_t* bits);
@@ -46,7 +50,10 @@ struct Insides {
   void (*half_to_float)(const uint16_t* x, int64_t n, float* y);
   void (*bfloat16_to_float)(const uint16_t* x, int64_t n, float* y);
   void (*transpose_bits)(const uint32_t* bits, int64_t rows, int64_t columns, uint32_t* transposed);
-  void (*clear_bits)(uint32_t* row, int64_t begin, int64_t end);
+  // bits (n, words of 32), n <= 512, where ids differ and are not -1, in one tile.
+  void (*keep_dissimilar)(const int32_t* ids, int64_t n, uint32_t* bits);
+  // bits of the negative entries, and of the positive ones, of similarity (n, n), n <= 512.
+  void (*split_similarity)(const int8_t* similarity, int64_t n, uint32_t* bits, uint32_t* similar);
 };
 
 // Namespaces of their own, beside those of the library's kernels.

@@ -3,13 +3,13 @@
 
 // As in csrc/cpu/pair_kl_hinge_amx.cpp, which see.
 #if defined(__clang__)
-#pragma clang attribute push(                                                                               \
-    __attribute__((target(                                                                                  \
-        "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt,bmi,bmi2,avx512bf16,amx-tile,amx-bf16"))), \
+#pragma clang attribute push(                                                                                               \
+    __attribute__((target(                                                                                                  \
+        "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt,bmi,bmi2,avx512bf16,avx512vpopcntdq,amx-tile,amx-bf16"))), \
     apply_to = function)
 #else
 #pragma GCC target( \
-    "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt,bmi,bmi2,avx512bf16,amx-tile,amx-bf16")
+    "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt,bmi,bmi2,avx512bf16,avx512vpopcntdq,amx-tile,amx-bf16")
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 

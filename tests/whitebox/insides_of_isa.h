@@ -37,28 +37,34 @@ void from_panels(const Panels<T>& panels, const T* x, int64_t rows, int64_t colu
   }
 }
 
-// P, L and h of all rows, as the kernel makes them.
+// P, L and h of all rows, in the order of their classes, as the kernel makes them.
 template <class T>
 struct Made {
   const Problem& problem;
+  Arrangement arrangement;
   int64_t n;
+  const int64_t* row;
   Panels<T> panels;
   T *p, *l, *h, *z, *e, *shifted;
+  int32_t* id;
   Buffer memory;
   Reference<T> reference;
 
   explicit Made(const Problem& problem, bool* nan = nullptr, bool* masked = nullptr)
       : problem(problem),
-        n(problem.classes->rows()),
+        arrangement(problem.levels, 1, problem.sides[0].n, 0, nullptr, problem.k, 32),
+        n(arrangement.positions()),
+        row(arrangement.row()),
         panels(round_up(n, 32), problem.k),
         memory(lay_out(Arena())) {
     lay_out(Arena(memory.data()));
     reference = {shifted, 0.0};
-    reference.set(problem, panels, z, e);
+    reference.set(problem, panels, row[0], z, e);
     for (int64_t i = 0; i < panels.size(); ++i) p[i] = l[i] = 0;
-    for (int64_t i = 0; i < panels.rows; ++i) h[i] = 0;
+    for (int64_t i = 0; i < panels.rows; ++i) h[i] = 0, id[i] = -1;
     for (int64_t i = 0; i < n; ++i) {
-      const RowFlags flags = make_row(problem, panels, reference, i, z, e, p, l, h);
+      id[i] = problem.levels[0].id.data()[row[i]];
+      const RowFlags flags = make_row(problem, panels, reference, row[i], i, z, e, p, l, h);
       if (nan != nullptr) nan[i] = flags.nan;
       if (masked != nullptr) masked[i] = flags.masked;
     }
@@ -67,8 +73,13 @@ struct Made {
   size_t lay_out(Arena arena) {
     for (T** matrix : {&p, &l}) *matrix = arena.take<T>(panels.size());
     h = arena.take<T>(panels.rows);
+    id = arena.take<int32_t>(panels.rows);
     for (T** row : {&z, &e, &shifted}) *row = arena.take<T>(panels.columns);
     return arena.used();
+  }
+
+  Span block(int64_t begin, int64_t tile) const {
+    return {begin, begin + tile < n ? begin + tile : n};
   }
 };
 
@@ -83,40 +94,44 @@ void rows(const Problem& problem, const Rows<T>& to) {
 }
 
 template <class T>
-void means(const Problem& problem, const T* weights, const Means<T>& to) {
+void means(const Problem& problem, const T* weights, const T* row_weights, const Means<T>& to) {
   const Made<T> made(problem);
-  const int64_t classes = problem.classes->count();
-  ClassMeans<T> means{Panels<T>(classes, problem.k), nullptr, nullptr, nullptr, nullptr, nullptr};
-  T* u;
+  const int64_t classes = problem.levels[0].classes;
+  ClassMeans<T> means{Panels<T>(classes, problem.k), classes, made.arrangement.members(0, 0),
+                      made.arrangement.member_positions(0, 0)};
+  T *w, *wu;
   const auto lay_out = [&](Arena arena) {
-    for (T** matrix : {&means.l, &means.p, &means.weighted_l, &means.weighted_p}) {
-      *matrix = arena.take<T>(means.panels.size());
-    }
-    means.weight = arena.take<T>(classes);
-    u = arena.take<T>(made.n * kLanes<T>);
+    means.lay_out(arena, true);
+    for (T** vectors : {&w, &wu}) *vectors = arena.take<T>(made.n * kLanes<T>);
     return arena.used();
   };
   const Buffer memory(lay_out(Arena()));
-  const size_t bytes = lay_out(Arena(memory.data()));
-  __builtin_memset(memory.data(), 0, bytes);  // classes of one row are not averaged
+  lay_out(Arena(memory.data()));
   for (int64_t i = 0; weights != nullptr && i < made.n; ++i) {
-    store(u + i * kLanes<T>, broadcast(weights[i]));
+    store(w + i * kLanes<T>, broadcast(weights[i]));
+    store(wu + i * kLanes<T>, broadcast(weights[i] * row_weights[i]));
   }
+  const T* const sample = weights != nullptr ? w : nullptr;
   for (int64_t panel = 0; panel < made.panels.count(); ++panel) {
-    average_classes(*problem.classes, made.panels, made.l, made.p, weights != nullptr ? u : nullptr,
-                    panel, means);
+    average_classes(made.panels, made.l, made.p, sample, weights != nullptr ? wu : nullptr, panel,
+                    means);
+  }
+  for (int64_t c = 0; c < classes; ++c) {
+    to.rest[c] = spread_of_class(made.panels, made.l, made.p, sample, means, c);
   }
   from_panels(means.panels, means.l, classes, problem.k, to.l);
   from_panels(means.panels, means.p, classes, problem.k, to.p);
+  __builtin_memcpy(to.weight, means.weight, classes * sizeof(T));
+  if (weights == nullptr) return;
   from_panels(means.panels, means.weighted_l, classes, problem.k, to.weighted_l);
   from_panels(means.panels, means.weighted_p, classes, problem.k, to.weighted_p);
-  __builtin_memcpy(to.weight, means.weight, classes * sizeof(T));
+  __builtin_memcpy(to.weighted_weight, means.weighted_weight, classes * sizeof(T));
 }
 
 template <class T>
-void find_active(const Problem& problem, int64_t tile, uint32_t* bits) {
+void find_active(const Problem& problem, int64_t tile, bool certifies, uint32_t* bits) {
   const Made<T> made(problem);
-  Tiles<T> tiles(made.panels, problem.margin);
+  Tiles<T> tiles(made.panels, problem.margin, certifies);
   T* scores;
   uint32_t* tile_bits;
   const auto lay_out = [&](Arena arena) {
@@ -130,17 +145,12 @@ void find_active(const Problem& problem, int64_t tile, uint32_t* bits) {
   tiles.set_rows(made.p, made.l, made.h, made.reference);
   for (int64_t i = 0; i < made.panels.rows; i += 32) tiles.pack(i);
 
-  const auto& of = problem.classes->of;
-  const auto block = [&](int64_t begin) {
-    return Span{begin, begin + tile < made.n ? begin + tile : made.n};
-  };
   const int64_t words = round_up(made.n, 32) / 32;
   for (int64_t r = 0; r < made.n; r += tile) {
     for (int64_t c = 0; c < made.n; c += tile) {
-      const Span from = block(r), to = block(c);
-      tiles.find_active(from, to, scores, tile_bits, [&](int64_t i, int64_t j) {
-        return i >= made.n || j >= made.n || of[i] == of[j];
-      });
+      const Span from = made.block(r, tile), to = made.block(c, tile);
+      tiles.find_active(from, to, scores, tile_bits,
+                        [&](int64_t i, int64_t j) { return made.id[i] == made.id[j]; });
       const int64_t tile_words = round_up(to.size(), 32) / 32;
       for (int64_t i = 0; i < from.size(); ++i) {
         __builtin_memcpy(bits + (r + i) * words + c / 32, tile_bits + i * tile_words,
@@ -151,25 +161,74 @@ void find_active(const Problem& problem, int64_t tile, uint32_t* bits) {
 }
 
 template <class T>
+void find_certain(const Problem& problem, int64_t tile, uint16_t* active, uint16_t* inactive) {
+  const Made<T> made(problem);
+  Tiles<T> tiles(made.panels, problem.margin, true);
+  T* scratch;
+  Certain* certain;
+  const auto lay_out = [&](Arena arena) {
+    tiles.lay_out(arena);
+    scratch = arena.take<T>(2 * 32 * 32);
+    certain = arena.take<Certain>(kLargestTile);
+    return arena.used();
+  };
+  const Buffer memory(lay_out(Arena()));
+  lay_out(Arena(memory.data()));
+  tiles.set_rows(made.p, made.l, made.h, made.reference);
+  for (int64_t i = 0; i < made.panels.rows; i += 32) tiles.pack(i);
+  const Span block = made.block(0, tile);
+  tiles.find_certain(block, block, scratch, certain);
+  for (int64_t i = 0; i < block.size(); ++i) {
+    active[i] = certain[i].active;
+    inactive[i] = certain[i].inactive;
+  }
+}
+
+template <class T>
 void supports(const Problem& problem, bool* infinite, bool* infinite_in_class, uint32_t* bits) {
   const Made<T> made(problem);
   Supports supports(made.n, problem.k);
-  const Buffer memory((supports.size() + 2 * supports.words()) * sizeof(uint64_t));
+  const Buffer memory((supports.size() + 2 * supports.words()) * sizeof(uint64_t) + made.n);
   uint64_t* const words = reinterpret_cast<uint64_t*>(memory.data());
   supports.place(words);
   uint64_t* const scratch = words + supports.size();
+  uint8_t* const marks = reinterpret_cast<uint8_t*>(scratch + 2 * supports.words());
   for (int64_t i = 0; i < made.n; ++i) {
-    supports.set_row(problem, made.panels, i, made.p, made.z, made.e);
+    supports.set_row(problem, made.panels, made.row[i], i, made.p, made.z, made.e);
+    marks[i] = 0;
   }
   for (int64_t i = 0; i < made.n; ++i) {
     for (int64_t j = 0; j < made.n; ++j) infinite[i * made.n + j] = supports.is_infinite(i, j);
   }
-  const Classes& classes = *problem.classes;
-  for (int64_t c = 0; c < classes.count(); ++c) {
-    supports.find_infinite_in_class({classes.begin[c], classes.begin[c + 1]}, scratch,
-                                    scratch + supports.words(), infinite_in_class);
+  const int32_t *begin = made.arrangement.members(0, 0),
+                *position = made.arrangement.member_positions(0, 0);
+  for (int64_t c = 0; c < problem.levels[0].classes; ++c) {
+    const int64_t size = begin[c + 1] - begin[c];
+    supports.find_infinite(position + begin[c], size, position + begin[c], size, scratch,
+                           scratch + supports.words(), marks);
   }
+  for (int64_t i = 0; i < made.n; ++i) infinite_in_class[i] = marks[i] != 0;
   supports.clear_infinite({0, made.n}, {0, made.n}, bits);
+}
+
+inline void keep_dissimilar(const int32_t* ids, int64_t n, uint32_t* bits) {
+  int32_t padded[kLargestTile];
+  IdRange range{INT32_MAX, -1, n % 32 != 0};
+  for (int64_t i = 0; i < kLargestTile; ++i) padded[i] = i < n ? ids[i] : -1;
+  for (int64_t i = 0; i < n; ++i) {
+    range.gaps |= ids[i] < 0;
+    if (ids[i] >= 0 && ids[i] < range.low) range.low = ids[i];
+    if (ids[i] > range.high) range.high = ids[i];
+  }
+  const LevelIds level{padded, &range};
+  level.keep_dissimilar({0, n}, {0, n}, range, bits, bits);
+}
+
+inline void split_similarity(const int8_t* similarity, int64_t n, uint32_t* bits,
+                             uint32_t* similar) {
+  int64_t row[kLargestTile];
+  for (int64_t i = 0; i < n; ++i) row[i] = i;
+  SimilarityMatrix{similarity, n, row}.split({0, n}, {0, n}, bits, similar);
 }
 
 template <class T>
@@ -215,13 +274,13 @@ void bfloat16s(const uint16_t* x, int64_t n, float* y) {
 
 template <class T>
 constexpr InsidesOf<T> insides_of() {
-  return {kLanes<T>, Panels<T>::kWidth, exponential<T>, rows<T>,
-          means<T>,  find_active<T>,    supports<T>,    add_selected<T>};
+  return {kLanes<T>,      Panels<T>::kWidth, exponential<T>, rows<T>,        means<T>,
+          find_active<T>, find_certain<T>,   supports<T>,    add_selected<T>};
 }
 
 }  // namespace
 
-const Insides insides{insides_of<float>(), insides_of<double>(), halves,
-                      bfloat16s,           transpose_bits,       clear_bits};
+const Insides insides{insides_of<float>(), insides_of<double>(), halves,          bfloat16s,
+                      transpose_bits,      keep_dissimilar,      split_similarity};
 
 }  // namespace pairloss::cpu::PAIRLOSS_ISA

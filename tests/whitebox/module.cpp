@@ -16,9 +16,9 @@ PYBIND11_MODULE(pairloss_whitebox, m) {
   });
   m.def("overflow_an_int", [](int value) { return value + 1; });
 
-  bind_classes(m);
   bind_insides(m);
   bind_kernels(m);
+  bind_labels(m);
   bind_pair_math(m);
   bind_schedule(m);
 }

@@ -4,14 +4,14 @@
 #include <map>
 
 #include "arrays.h"
-#include "cpu/classes.h"
+#include "cpu/labels.h"
 #include "cpu/pair_kl_hinge.h"
 
 namespace pairloss::cpu {
 
 struct OwnedProblem {
   pybind11::array logits;
-  Classes classes;
+  Level level;
   Problem problem;
 
   // element: "float64", "float32", or "float16" and "bfloat16" as uint16.
@@ -28,11 +28,25 @@ struct OwnedProblem {
     require(logits.ndim() == 2 && logits.itemsize() == size, "logits do not fit " + element);
     require((logits.flags() & pybind11::array::c_style) != 0, "logits are not contiguous");
     require(labels.ndim() == 1 && labels.size() == logits.shape(0), "labels do not fit the logits");
-    classes = sort_by_class(labels.data(), labels.size(), ignore_index);
-    problem = {logits.data(), kind,        logits.shape(0), logits.shape(1),
-               margin,        second_only, &classes};
+    level = make_level(labels.data(), labels.size(), nullptr, 0, false, 1, ignore_index);
+    problem = Problem{};
+    problem.sides[0].logits = logits.data();
+    problem.sides[0].n = logits.shape(0);
+    problem.element = kind;
+    problem.k = logits.shape(1);
+    problem.margin = margin;
+    problem.second_only = second_only;
+    problem.levels = &level;
+    problem.level_count = 1;
   }
   OwnedProblem(const OwnedProblem&) = delete;
+
+  // Rows that take part.
+  int64_t positions() const {
+    int64_t count = 0;
+    for (int32_t id : level.id) count += id >= 0;
+    return count;
+  }
 };
 
 }  // namespace pairloss::cpu

@@ -26,19 +26,34 @@ def test_transpose_of_single_bits(whitebox: ModuleType, isa: int) -> None:
         np.testing.assert_array_equal(unpack_bits(transposed, 64), bits.T)
 
 
-def test_clear_bits_of_every_range(whitebox: ModuleType, isa: int) -> None:
-    ones = np.full(3, 0xFFFFFFFF, dtype=np.uint32)
-    for begin in range(97):
-        for end in range(begin, 97):
-            expected = np.ones((1, 96), dtype=bool)
-            expected[0, begin:end] = False
-            cleared = whitebox.clear_bits(isa, ones, begin, end)
-            np.testing.assert_array_equal(unpack_bits(cleared[None], 96), expected)
+@pytest.mark.parametrize("n", [1, 31, 32, 100, 300, 512])
+@pytest.mark.parametrize("kind", ["sorted", "shuffled", "one class", "with gaps", "one gap"])
+def test_keep_dissimilar(whitebox: ModuleType, isa: int, kind: str, n: int) -> None:
+    rng = np.random.default_rng(n)
+    ids = np.sort(rng.integers(0, 6, n)).astype(np.int32)
+    if kind != "sorted":
+        rng.shuffle(ids)
+    if kind == "one class":
+        ids[:] = 3
+    if kind == "with gaps":
+        ids[rng.random(n) < 0.3] = -1
+    if kind == "one gap":
+        ids[n // 2] = -1
+    bits = rng.random((n, n)) < 0.8
+    kept = unpack_bits(whitebox.keep_dissimilar(isa, ids, pack_bits(bits)), n)
+    valid = (ids >= 0)[:, None] & (ids >= 0)
+    np.testing.assert_array_equal(kept[:n], bits & valid & (ids[:, None] != ids))
+    assert not kept[n:].any()
 
 
-def test_clear_bits_leaves_the_others(whitebox: ModuleType, isa: int) -> None:
-    row = np.random.default_rng(0).integers(0, 2**32, 4, dtype=np.uint32)
-    expected = unpack_bits(row[None], 128)
-    expected[0, 31:66] = False
-    cleared = whitebox.clear_bits(isa, row, 31, 66)
-    np.testing.assert_array_equal(unpack_bits(cleared[None], 128), expected)
+@pytest.mark.parametrize("n", [1, 31, 32, 100, 300])
+def test_split_similarity(whitebox: ModuleType, isa: int, n: int) -> None:
+    rng = np.random.default_rng(n)
+    similarity = rng.integers(-1, 2, (n, n)).astype(np.int8)
+    bits = rng.random((n, n)) < 0.8
+    negative, positive = whitebox.split_similarity(isa, similarity, pack_bits(bits))
+    off_diagonal = ~np.eye(n, dtype=bool)
+    found = unpack_bits(negative, n)
+    np.testing.assert_array_equal(found[:n], bits & (similarity < 0) & off_diagonal)
+    np.testing.assert_array_equal(unpack_bits(positive, n)[:n], (similarity > 0) & off_diagonal)
+    assert not found[n:].any()

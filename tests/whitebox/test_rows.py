@@ -140,20 +140,30 @@ def test_means(whitebox: ModuleType, isa: int, element: str, columns: int, weigh
     labels = np.array([4, 4, -100, 9, 4, 7, 9, 2, 9, 9])
     logits, _ = encode(rng.standard_normal((10, columns)), element)
     dtype = COMPUTED_IN[element]
-    weights = rng.standard_normal(9).astype(dtype) if weighted else None
+    eps = np.finfo(dtype).eps
+    w, u = (rng.random(9).astype(dtype), rng.standard_normal(9).astype(dtype))
     made = whitebox.rows(isa, logits, element, labels)
-    means = whitebox.means(isa, logits, element, labels, weights)
+    means = whitebox.means(
+        isa, logits, element, labels, w if weighted else None, u if weighted else None
+    )
     position = np.sort(labels[labels != -100])
     for c, label in enumerate([2, 4, 7, 9]):
         rows = np.flatnonzero(position == label)
-        if len(rows) < 2:
-            continue
+        weights = w[rows].astype(np.float64) if weighted else np.ones(len(rows))
+        np.testing.assert_allclose(means["weight"][c], weights.sum(), rtol=1e-6)
+        centred = {}
         for name in ("l", "p"):
             x = made[name][rows].astype(np.float64)
-            np.testing.assert_allclose(means[name][c], x.mean(0), atol=2 * np.finfo(dtype).eps)
+            np.testing.assert_allclose(
+                means[name][c], np.average(x, axis=0, weights=weights), atol=2 * eps
+            )
+            centred[name] = x - means[name][c]
             if weighted:
-                expected = weights[rows] @ (x - means[name][c])
-                atol = 20 * np.finfo(dtype).eps
-                np.testing.assert_allclose(means[f"weighted_{name}"][c], expected, atol=atol)
+                expected = (weights * u[rows]) @ centred[name]
+                np.testing.assert_allclose(means[f"weighted_{name}"][c], expected, atol=20 * eps)
+        spread = (centred["p"] * centred["l"]).sum(1)
+        np.testing.assert_allclose(means["rest"][c], weights @ spread, atol=50 * eps)
         if weighted:
-            np.testing.assert_allclose(means["weight"][c], weights[rows].sum(), rtol=1e-5)
+            np.testing.assert_allclose(
+                means["weighted_weight"][c], weights @ u[rows], rtol=1e-5, atol=4 * eps
+            )

@@ -6,26 +6,48 @@ from types import ModuleType
 
 import pytest
 
+SIZES = [(1, 0), (2, 0), (5, 0), (8, 0), (1, 1), (1, 4), (4, 1), (3, 5), (5, 3), (4, 4)]
 
-@pytest.mark.parametrize("blocks", [1, 2, 3, 5, 8, 17])
-def test_latin_square(whitebox: ModuleType, blocks: int) -> None:
-    tiles = [whitebox.latin_square_tile(index, blocks) for index in range(blocks**2)]
-    every = {(row, column) for row in range(blocks) for column in range(blocks)}
-    assert {(row, column) for _, row, column in tiles} == every
-    assert [step for step, _, _ in tiles] == sorted(step for step, _, _ in tiles)
-    for step in range(blocks):
-        of_step = [(row, column) for s, row, column in tiles if s == step]
-        assert len({row for row, _ in of_step}) == len(of_step) == blocks
-        assert len({column for _, column in of_step}) == blocks
+
+def expected_tiles(batch: int, reference: int) -> set[tuple[int, int]]:
+    if reference == 0:
+        return {(row, column) for row in range(batch) for column in range(batch)}
+    crossing = {(i, batch + j) for i in range(batch) for j in range(reference)}
+    return crossing | {(j, i) for i, j in crossing}
+
+
+@pytest.mark.parametrize(("batch", "reference"), SIZES)
+def test_every_tile_once(whitebox: ModuleType, batch: int, reference: int) -> None:
+    tiles = whitebox.all_tiles(batch, reference)
+    assert len(set(tiles)) == len(tiles)
+    assert set(tiles) == expected_tiles(batch, reference)
+
+
+@pytest.mark.parametrize(("batch", "reference"), SIZES)
+def test_neighbouring_tiles_share_no_block(
+    whitebox: ModuleType, batch: int, reference: int
+) -> None:
+    """So that threads seldom wait: as many in a row as the narrower side allows."""
+    tiles = whitebox.all_tiles(batch, reference)
+    side = min(batch, reference) if reference else batch
+    for at in range(0, len(tiles), side):
+        rows, columns = zip(*tiles[at : at + side], strict=True)
+        assert len(set(rows)) == len(set(columns)) == side
 
 
 @pytest.mark.parametrize("how", ["threads", "serial", "reversed"])
 @pytest.mark.parametrize("workers", [1, 2, 4, 7])
-@pytest.mark.parametrize("blocks", [1, 2, 5, 8])
-def test_every_block_in_order(whitebox: ModuleType, blocks: int, workers: int, how: str) -> None:
+@pytest.mark.parametrize(("batch", "reference"), [(1, 0), (2, 0), (5, 0), (8, 0), (2, 3), (4, 1)])
+def test_every_block_in_order(
+    whitebox: ModuleType, batch: int, reference: int, workers: int, how: str
+) -> None:
     """Though the tiles take between 0 and 500 microseconds each."""
-    rows, columns = whitebox.run_schedule(blocks, workers, how, 500 if how == "threads" else 0)
-    assert rows == columns == [list(range(blocks))] * blocks
+    pause = 500 if how == "threads" else 0
+    rows, columns = whitebox.run_schedule(batch, reference, workers, how, pause)
+    tiles = whitebox.all_tiles(batch, reference)
+    for block in range(batch + reference):
+        assert rows[block] == [column for row, column in tiles if row == block]
+        assert columns[block] == [row for row, column in tiles if column == block]
 
 
 @pytest.mark.parametrize("how", ["threads", "serial", "reversed"])

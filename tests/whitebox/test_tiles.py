@@ -27,7 +27,7 @@ def test_active_pairs(
     logits, exact = encode(rng.standard_normal((rows, columns)), element)
     divergence = truth.evaluate(exact, np.arange(rows), 0.0).divergence
     margin = float(np.median(divergence)) if columns > 1 else 0.5
-    words = whitebox.find_active(isa, logits, element, np.arange(rows), margin, tile)
+    words = whitebox.find_active(isa, logits, element, np.arange(rows), margin, tile, False)
     active = unpack_bits(words, rows)
     doubtful = np.abs(divergence - margin) < (1e-5 if element == "float32" else 1e-12)
     doubtful |= np.eye(rows, dtype=bool)
@@ -47,7 +47,7 @@ def test_active_pairs_at_other_scales(
     divergence = truth.evaluate(exact, np.arange(rows), 0.0).divergence
     off_diagonal = ~np.eye(rows, dtype=bool)
     margin = float(np.quantile(divergence[off_diagonal], quantile)) * (1 + 1e-4 * (quantile == 1))
-    words = whitebox.find_active(isa, logits, "float32", np.arange(rows), margin, 128)
+    words = whitebox.find_active(isa, logits, "float32", np.arange(rows), margin, 128, False)
     decided = off_diagonal & (np.abs(divergence - margin) > 2e-6 * (1 + margin))
     np.testing.assert_array_equal(unpack_bits(words, rows)[decided], (divergence < margin)[decided])
     assert decided.mean() > 0.9
@@ -57,7 +57,7 @@ def test_active_pairs_at_other_scales(
 def test_at_the_margin_a_pair_is_not_active(whitebox: ModuleType, isa: int, element: str) -> None:
     """Of one class only, all divergences are exactly 0."""
     logits, _ = encode(np.random.default_rng(0).standard_normal((40, 1)), element)
-    words = whitebox.find_active(isa, logits, element, np.arange(40), 0.0, 64)
+    words = whitebox.find_active(isa, logits, element, np.arange(40), 0.0, 64, False)
     assert not unpack_bits(words, 40).any()
 
 
@@ -65,11 +65,61 @@ def test_active_pairs_are_the_same_in_any_tile(whitebox: ModuleType, isa: int) -
     rng = np.random.default_rng(1)
     logits, _ = encode(rng.standard_normal((200, 34)), "float32")
     one, other = (
-        whitebox.find_active(isa, logits, "float32", np.arange(200), 1.0, tile)
+        whitebox.find_active(isa, logits, "float32", np.arange(200), 1.0, tile, False)
         for tile in (64, 256)
     )
     different = unpack_bits(one, 200) != unpack_bits(other, 200)
     assert not different[~np.eye(200, dtype=bool)].any()
+
+
+# ---- Certificates ------------------------------------------------------------------------------
+
+
+def clusters(rows: int, columns: int, spread: float) -> np.ndarray:
+    """Rows around a few centres, in their order: all or nothing is active between two of them."""
+    rng = np.random.default_rng([rows, columns])
+    centres = rng.standard_normal((4, columns)) * 3
+    return centres[np.arange(rows) * 4 // rows] + rng.standard_normal((rows, columns)) * spread
+
+
+@pytest.mark.parametrize("element", ["float64", "float32"])
+@pytest.mark.parametrize("spread", [0.01, 0.2, 1.0])
+@pytest.mark.parametrize(
+    ("rows", "tile", "columns"), [(300, 256, 10), (256, 256, 34), (500, 512, 70), (260, 256, 1100)]
+)
+def test_certificates(
+    whitebox: ModuleType,
+    isa: int,
+    rows: int,
+    tile: int,
+    columns: int,
+    spread: float,
+    element: str,
+) -> None:
+    """Never wrong, and there where they should be; and all bits are right with them."""
+    logits, exact = encode(clusters(rows, columns, spread), element)
+    divergence = truth.evaluate(exact, np.arange(rows), 0.0).divergence
+    off_diagonal = ~np.eye(rows, dtype=bool)
+    margin = float(np.median(divergence[off_diagonal]))
+    arguments = (isa, logits, element, np.arange(rows), margin, tile)
+    active, inactive = whitebox.find_certain(*arguments)
+    words = -(-min(rows, tile) // 32)
+    known = {}
+    for name, masks in (("active", active), ("inactive", inactive)):
+        by_word = (masks[:, None] >> np.arange(words) & 1).astype(bool)
+        known[name] = np.repeat(by_word, 32, axis=1)[:, : min(rows, tile)]
+    inside = divergence[: min(rows, tile), : min(rows, tile)]
+    assert (inside[known["active"]] < margin).all()
+    assert (inside[known["inactive"]] >= margin).all()
+    if spread == 0.01:
+        assert (known["active"] | known["inactive"]).mean() > 0.5
+        assert known["active"].any()
+        assert known["inactive"].any()
+
+    found = unpack_bits(whitebox.find_active(*arguments, True), rows)
+    doubtful = np.abs(divergence - margin) < (2e-5 if element == "float32" else 1e-11)
+    decided = off_diagonal & ~doubtful
+    np.testing.assert_array_equal(found[decided], (divergence < margin)[decided])
 
 
 # ---- Infinite pairs ----------------------------------------------------------------------------
@@ -106,12 +156,13 @@ def densities(words: int, kind: str) -> np.ndarray:
         "few": np.full(words, 0.02),
         "half": np.full(words, 0.5),
         "all": np.ones(words),
-        "mixed": np.resize([0.9, 0.0, 0.03, 0.3], words),
+        "nearly all": np.full(words, 0.99),
+        "mixed": np.resize([0.9, 0.0, 0.03, 0.3, 0.99, 1.0], words),
     }[kind]
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize("kind", ["none", "few", "half", "all", "mixed"])
+@pytest.mark.parametrize("kind", ["none", "few", "half", "nearly all", "all", "mixed"])
 @pytest.mark.parametrize(("rows", "words"), [(1, 1), (31, 2), (64, 2), (65, 3), (256, 8)])
 @pytest.mark.parametrize("vectors", [1, 2, 3, 4, 7])
 def test_selected_sums(
@@ -135,6 +186,26 @@ def test_selected_sums(
     expected = destination + bits.astype(np.float64) @ source
     magnitude = np.abs(destination) + bits @ np.abs(source)
     assert (np.abs(sums - expected) <= 8 * np.finfo(dtype).eps * magnitude).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_selected_sums_of_classes(whitebox: ModuleType, isa: int, dtype: type) -> None:
+    """All pairs but those of a class, and few of some rows: totals, and what is missing in them."""
+    rng = np.random.default_rng(5)
+    ids = np.sort(rng.integers(0, 5, 250))
+    other = np.sort(rng.integers(0, 5, 256))
+    bits = ids[:, None] != other
+    bits[[3, 100, 249]] = False  # never cleared: nothing may be added to them
+    bits[7, 40:] = False
+    bits &= rng.random(bits.shape) < 0.995
+    source = rng.standard_normal((256, 40)).astype(dtype)
+    destination = np.full((250, 40), np.nan, dtype=dtype)
+    counts = np.zeros(250, dtype=np.int32)
+    sums, counts = whitebox.add_selected(isa, source, pack_bits(bits), destination, counts)
+    np.testing.assert_array_equal(counts, bits.sum(1))
+    assert np.isnan(sums[counts == 0]).all()
+    error = np.abs(sums - bits.astype(np.float64) @ source)[counts > 0]
+    assert error.max() < 100 * np.finfo(dtype).eps * np.sqrt(256)
 
 
 @pytest.mark.parametrize("kind", ["few", "half", "mixed"])

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cpu/capability.h"
+#include "cpu/similarity.h"
 
 using namespace pairloss::cpu;
 
@@ -28,13 +29,38 @@ void run(int64_t rows, int64_t columns, bool masked, const Kernels& kernels) {
     labels[i] = generator() % 5;
     if (masked && labels[i] == 2) logits[i * columns + 3] = -INFINITY;
   }
-  const Classes classes = sort_by_class(labels.data(), rows, -100);
-  const Problem problem{logits.data(), Element::float32, rows, columns, 1.5, false, &classes};
+  // The first half as the batch, the second as a reference set; and all with a matrix.
+  const int64_t half = rows / 2;
+  const std::vector<Level> levels{
+      make_level(labels.data(), rows, nullptr, 0, false, 1, -100),
+      make_level(labels.data(), half, labels.data() + half, rows - half, true, 1, -100)};
+  std::vector<int8_t> similarity(rows * rows);
+  for (int8_t& s : similarity) s = static_cast<int8_t>(generator() % 3) - 1;
   const Workers workers{4, launch};
-  kernels.value(problem, workers, nullptr);
-  kernels.value(problem, workers, row_losses.data());
-  kernels.gradient(problem, workers, 1.0, weights.data(), grad.data());
-  const PairSums sums = kernels.gradient(problem, workers, 1.0, nullptr, grad.data());
+  const Level of_matrix = make_level_of_matrix(similarity.data(), rows, workers);
+
+  Problem problem{};
+  problem.element = Element::float32;
+  problem.k = columns;
+  problem.margin = 1.5;
+  problem.level_count = 1;
+  PairSums sums;
+  for (int form = 0; form < 3; ++form) {
+    problem.cross = form == 1;
+    problem.levels = form == 2 ? &of_matrix : &levels[form];
+    problem.similarity = form == 2 ? similarity.data() : nullptr;
+    const int64_t n = form == 1 ? half : rows;
+    problem.sides[0] = {logits.data(), n, weights.data(), grad.data()};
+    problem.sides[1] = {};
+    if (form == 1) {
+      problem.sides[1] = {logits.data() + half * columns, rows - half, nullptr,
+                          grad.data() + half * columns};
+    }
+    kernels.value(problem, workers, &sums, nullptr);
+    kernels.value(problem, workers, &sums, row_losses.data());
+    kernels.gradient(problem, workers, weights.data(), &sums);
+    kernels.gradient(problem, workers, nullptr, &sums);
+  }
   std::printf("%ld x %ld%s: %ld active pairs\n", static_cast<long>(rows),
               static_cast<long>(columns), masked ? ", masked" : "", static_cast<long>(sums.active));
 }
