@@ -139,7 +139,7 @@ class Experiment:
                 "Mean over the seeds", "± standard deviation.", summary.mean_table(rows, nmi)
             ),
         ]
-        if self.rows[:2] == ("ce", "a"):
+        if self.rows[:2] == paper.TABLES[1] and "b" not in self.rows:
             table = summary.table_1(rows[:2], data["title"], name)
             sections.insert(0, report.Section("Table 1", "Accuracy in percent.", table))
         if len(self.seeds) == 1:

@@ -87,12 +87,16 @@ def run(
     Raises:
         RecipeError, WeightsError, CheckpointError, DataError, NonFiniteLossError
     """
-    began = None if start is None else read_results(start)["recipe"]
+    began = None if start is None else read_recipe(start).plain()
     if resume and (out / "results.json").exists():
         results = read_results(out)
+        # A value that an older recipe did not have yet was what its default does now.
+        old, old_start = (
+            v and from_values(v).plain() for v in (results["recipe"], results["start"])
+        )
         checkpoint.check_settings(
             out / "results.json",
-            {**results["recipe"], "start": results["start"]},
+            {**(old or {}), "start": old_start},
             {**recipe.plain(), "start": began},
         )
         return results

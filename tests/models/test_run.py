@@ -87,6 +87,11 @@ def test_an_ended_run_is_only_read(prototypes, tmp_path, monkeypatch):
     first = run(RECIPE, prototypes, tmp_path)
     monkeypatch.setattr(runs, "train", None)
     assert run(RECIPE, prototypes, tmp_path, resume=True) == first
+    older = {
+        k: v for k, v in first["recipe"].items() if k != "balance"
+    }  # from before there was one
+    (tmp_path / "results.json").write_text(json.dumps({**first, "recipe": older}))
+    run(RECIPE, prototypes, tmp_path, resume=True)
     with pytest.raises(CheckpointError, match=r"results\.json is of .*lr was 0\.01, now 0\.5"):
         run(RECIPE.with_values(lr=0.5), prototypes, tmp_path, resume=True)
 
