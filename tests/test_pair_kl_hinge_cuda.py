@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 import pytest
 import torch
 from torch import Tensor
 
 from pairloss import pair_kl_hinge_loss
+from tests import forms
+from tests.forms import Form
 from tests.tolerances import TOLERANCES, assert_close
 
 pytestmark = pytest.mark.cuda
@@ -39,18 +44,45 @@ def test_chunks_of_rows_equal_the_cpu(rows: int, columns: int, reduction: str) -
     assert_close(grad, expected[1], tolerance.grad + at_the_kink)
 
 
-@pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_captured_in_a_graph(reduction: str) -> None:
-    logits, labels = make(130, 34)
-    other_logits, other_labels = make(130, 34, seed=1)
+# Two launches; tiles; and a few tiles with the classes in parts.
+SIZES = [(130, 34), (130, 70), (70, 2000)]
+FORMS = [
+    Form(70, 10, torch.float32, levels=3, ignored="some", weighted="level sample"),
+    Form(70, 70, torch.float32, ref_rows=67, levels=2, weighted="kind sample ref balance"),
+    Form(70, 10, torch.float32, similarity="int8", symmetric=False, weighted="balance"),
+]
+
+
+def capture(
+    run: Callable[[], tuple[Tensor, ...]],
+) -> tuple[torch.cuda.CUDAGraph, tuple[Tensor, ...]]:
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):  # the warm-up that torch asks for
-        evaluate(logits, labels, reduction=reduction)
+        run()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        captured = evaluate(logits, labels, reduction=reduction)
+        captured = run()
+    return graph, captured
+
+
+@contextmanager
+def no_synchronization() -> Iterator[None]:
+    mode = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)
+
+
+@pytest.mark.parametrize(("rows", "columns"), SIZES)
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_captured_in_a_graph(rows: int, columns: int, reduction: str) -> None:
+    logits, labels = make(rows, columns)
+    other_logits, other_labels = make(rows, columns, seed=1)
+    graph, captured = capture(lambda: evaluate(logits, labels, reduction=reduction))
     logits.copy_(other_logits)
     labels.copy_(other_labels)
     for _ in range(2):
@@ -61,15 +93,37 @@ def test_captured_in_a_graph(reduction: str) -> None:
             assert torch.equal(replayed, plain)
 
 
-def test_never_waits_for_the_gpu() -> None:
-    logits, labels = make(130, 34)
-    mode = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+def gradients(tensors: dict[str, Tensor], batch: forms.Batch, reduction: str) -> tuple[Tensor, ...]:
+    """The loss, and its gradient in the logits and in those of the reference set."""
+    given = dict(tensors)
+    leaves = [name for name in ("logits", "ref_logits") if name in given]
+    for name in leaves:
+        given[name] = given[name].detach().requires_grad_()
+    loss = forms.call(given, **batch.options, reduction=reduction)
+    return loss.detach(), *torch.autograd.grad(loss.sum(), [given[name] for name in leaves])
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_every_form_is_captured_and_never_waits(form: Form, reduction: str) -> None:
+    batch = forms.make(form)
+    tensors = {name: x.detach().cuda() for name, x in batch.tensors.items()}
+    expected = gradients(tensors, batch, reduction)
+    with no_synchronization():
+        again = gradients(tensors, batch, reduction)
+    graph, captured = capture(lambda: gradients(tensors, batch, reduction))
+    graph.replay()
+    for ours in (again, captured):
+        for tensor, plain in zip(ours, expected, strict=True):
+            assert torch.equal(tensor, plain)
+
+
+@pytest.mark.parametrize(("rows", "columns"), SIZES)
+def test_never_waits_for_the_gpu(rows: int, columns: int) -> None:
+    logits, labels = make(rows, columns)
+    with no_synchronization():
         for reduction in ("mean", "sum", "none"):
             evaluate(logits, labels, reduction=reduction)
-    finally:
-        torch.cuda.set_sync_debug_mode(mode)
 
 
 def test_runs_on_the_current_stream() -> None:

@@ -36,9 +36,9 @@ struct Side {
   const int64_t* labels = nullptr;  // (rows, G); null with a similarity matrix
   const acc_t* weights = nullptr;   // null: all 1; else (rows,)
   const acc_t* upstream = nullptr;  // null: none; else (rows,), see gradient_weight()
-  acc_t* p = nullptr;               // (rows, K), 0 in rows that are ignored in all levels
-  acc_t* log_p = nullptr;           // (rows, K), log P + log K, 0 in these rows
-  int* unbounded = nullptr;         // (rows,), some log_p of the row is infinite or NaN
+  acc_t* p = nullptr;               // (rows, K)
+  acc_t* log_p = nullptr;           // (rows, K), log P + log K
+  int* unbounded = nullptr;         // (rows,), some log_p of the row is not finite
 };
 
 // The loss of a pair is scale.similar * D or scale.dissimilar * max(margin - D, 0), summed over the

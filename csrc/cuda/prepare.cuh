@@ -12,32 +12,19 @@ namespace {
 
 // ---- softmax ------------------------------------------------------------------------------------
 
-template <typename acc_t>
-__device__ bool is_ignored(const Problem<acc_t>& problem, const Side<acc_t>& side, int64_t row) {
-  if (side.labels == nullptr) return false;
-  for (int level = 0; level < problem.level_count; ++level)
-    if (problem.label(side, row, level) != problem.ignore_index) return false;
-  return true;
-}
-
 // By a whole block. All in double: it is O(N K) work beside O(N^2 K), and it takes the rounding of
 // log-sum-exp, which would be common to a whole row, out of the differences of rows. L is stored as
 // log P + log K: the constant cancels in every difference, and where P is nearly uniform what is
 // stored is small and keeps its digits.
+//
+// Rows that take no part are no exception: what they hold reaches nothing, because their pairs have
+// no mark, and a weight of 0 (see `unbounded`).
 template <typename scalar_t, typename acc_t>
-__device__ void softmax_row(const Problem<acc_t>& problem, const Side<acc_t>& side, int64_t row,
+__device__ void softmax_row(const Side<acc_t>& side, int64_t row, int64_t classes,
                             const scalar_t* logits) {
-  const int64_t classes = problem.classes;
   const scalar_t* z = logits + row * classes;
   acc_t* p = side.p + row * classes;
   acc_t* log_p = side.log_p + row * classes;
-
-  // What an ignored row holds must reach nothing, not even as 0 * NaN.
-  if (is_ignored(problem, side, row)) {
-    for (int64_t k = threadIdx.x; k < classes; k += blockDim.x) p[k] = log_p[k] = acc_t(0);
-    if (threadIdx.x == 0) side.unbounded[row] = 0;
-    return;
-  }
 
   // fmax drops NaN, but the sum does not. +inf gives inf - inf = NaN, and so do -inf throughout.
   double largest = -INFINITY;
@@ -112,9 +99,9 @@ __global__ void prepare_kernel(Problem<acc_t> problem, const scalar_t* logits,
   if (block == 0 && threadIdx.x == 0) *ticket = 0;
   if (block < count_blocks) return count_pairs(problem, block, count_blocks, counts);
   block -= count_blocks;
-  if (block < problem.rows.rows) return softmax_row(problem, problem.rows, block, logits);
+  if (block < problem.rows.rows) return softmax_row(problem.rows, block, problem.classes, logits);
   block -= problem.rows.rows;
-  softmax_row(problem, problem.columns, block, ref_logits);
+  softmax_row(problem.columns, block, problem.classes, ref_logits);
 }
 
 // ---- scales -------------------------------------------------------------------------------------
