@@ -7,7 +7,7 @@ from benchmarks import forms
 
 
 def test_forms(capsys: pytest.CaptureFixture[str]) -> None:
-    argv = "--sizes 48x5 --seconds 0.05 --threads 1 --markdown".split()
+    argv = ["--sizes", "48x5", "--seconds", "0.05", "--threads", "1", "--markdown"]
     threads = torch.get_num_threads()
     assert forms.main(argv) == 0
     torch.set_num_threads(threads)
