@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import binomtest
-from sklearn.metrics import normalized_mutual_info_score
+from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
 
 Ints = npt.NDArray[np.int64]
 
@@ -52,18 +52,24 @@ class Clustering:
     Attributes:
         accuracy: under the best one-to-one assignment of clusters to classes *of the test set*, as
             in the paper.
+        chance_accuracy: what ``accuracy`` is on average when the same clusters are dealt out to
+            the images at random. With few images and many classes it is far from 0: the assignment
+            is fitted on the very images that it is judged by.
         train_fitted_accuracy: under the assignment that is best on the training set.
         nmi: mutual information over the geometric mean of the two entropies (Strehl & Ghosh).
         nmi_arithmetic: over their arithmetic mean, which is never the larger.
+        ami: mutual information adjusted for chance: 0 on average for random clusters.
         purity: share of the images that belong to the largest class of their cluster.
         clusters_in_use: clusters with at least one image.
         confusion: images of each class (row) in the cluster assigned to each class (column).
     """
 
     accuracy: Accuracy
+    chance_accuracy: float
     train_fitted_accuracy: Accuracy
     nmi: float
     nmi_arithmetic: float
+    ami: float
     purity: float
     clusters_in_use: int
     confusion: list[list[int]]
@@ -89,6 +95,19 @@ def assign(counts: Ints) -> Ints:
 def assignment_accuracy(classes: Ints, clusters: Ints, labels: Ints) -> Accuracy:
     """Accuracy of a clustering when cluster c stands for the class ``classes[c]``."""
     return Accuracy.of(int((classes[clusters] == labels).sum()), len(labels))
+
+
+def chance_accuracy(
+    clusters: Ints, labels: Ints, num_clusters: int, num_classes: int, shuffles: int = 20
+) -> float:
+    """Mean accuracy of ``clusters`` shuffled over the images, under the best assignment each."""
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(shuffles):
+        shuffled = rng.permutation(clusters)
+        classes = assign(contingency(shuffled, labels, num_clusters, num_classes))
+        found.append(float((classes[shuffled] == labels).mean()))
+    return float(np.mean(found))
 
 
 def clusters_in_use(counts: Ints) -> int:
@@ -135,9 +154,11 @@ def clustering(
     classes = assign(counts)
     return Clustering(
         accuracy=assignment_accuracy(classes, clusters, labels),
+        chance_accuracy=chance_accuracy(clusters, labels, num_clusters, num_classes),
         train_fitted_accuracy=assignment_accuracy(assign(train_counts), clusters, labels),
         nmi=nmi(clusters, labels),
         nmi_arithmetic=nmi(clusters, labels, "arithmetic"),
+        ami=float(adjusted_mutual_info_score(labels, clusters, average_method="geometric")),
         purity=purity(counts),
         clusters_in_use=clusters_in_use(counts),
         confusion=_by_class(counts, classes).tolist(),

@@ -69,7 +69,9 @@ def of_run(run: EndedRun, tsne_points: int) -> Page:
 SCORES_NOTE = (
     "Accuracies in percent with 95 % Wilson intervals, n = {n} test images. A clustering's "
     "accuracy: the largest output is the cluster, and clusters are assigned to classes one to one "
-    "by the Hungarian algorithm on the test set; “fitted on train”: on the training set."
+    "by the Hungarian algorithm on the test set; “fitted on train”: on the training set; “chance”: "
+    "on the test set, with the same clusters dealt out to the images at random. AMI is the mutual "
+    "information adjusted for chance."
 )
 
 

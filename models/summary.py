@@ -44,8 +44,10 @@ def best_table(rows: Sequence[RowResult], nmi: str = "nmi") -> Table:
     heading = [
         "",
         "Clus. acc.",
+        "chance",
         "fitted on train",
         "NMI",
+        "AMI",
         "Purity",
         "Clusters",
         "Class. acc.",
@@ -53,13 +55,15 @@ def best_table(rows: Sequence[RowResult], nmi: str = "nmi") -> Table:
     ]
     lines = [heading]
     for row in rows:
-        cells = ["-"] * 5
+        cells = ["-"] * 7
         if row.clusterings:
             best = max(row.clusterings, key=_accuracy)
             cells = [
                 _with_interval(best["accuracy"]),
+                _percent(best["chance_accuracy"]),
                 _percent(best["train_fitted_accuracy"]["value"]),
                 f"{best[nmi]:.3f}",
+                f"{best['ami']:.3f}",
                 f"{best['purity']:.3f}",
                 f"{best['clusters_in_use']} of {len(best['confusion'])}",
             ]
@@ -74,8 +78,10 @@ def mean_table(rows: Sequence[RowResult], nmi: str = "nmi") -> Table:
     """Mean and standard deviation over the seeds."""
     columns: dict[str, tuple[int, Callable[[Scores], float]]] = {  # digits, and how to get it
         "Clus. acc.": (2, lambda s: 100 * _accuracy(s)),
+        "chance": (2, lambda s: 100 * float(s["chance_accuracy"])),
         "fitted on train": (2, lambda s: 100 * float(s["train_fitted_accuracy"]["value"])),
         "NMI": (3, lambda s: float(s[nmi])),
+        "AMI": (3, lambda s: float(s["ami"])),
         "Purity": (3, lambda s: float(s["purity"])),
         "Clusters": (1, lambda s: float(s["clusters_in_use"])),
     }
@@ -92,9 +98,11 @@ def scores_table(scores: Scores) -> Table:
     lines = [["", "test set"], ["Accuracy", _with_interval(scores["accuracy"])]]
     if "nmi" in scores:
         lines += [
+            ["chance", _percent(scores["chance_accuracy"])],
             ["fitted on train", _with_interval(scores["train_fitted_accuracy"])],
             ["NMI, geometric", f"{scores['nmi']:.4f}"],
             ["NMI, arithmetic", f"{scores['nmi_arithmetic']:.4f}"],
+            ["AMI, geometric", f"{scores['ami']:.4f}"],
             ["Purity", f"{scores['purity']:.4f}"],
             ["Clusters in use", str(scores["clusters_in_use"])],
         ]

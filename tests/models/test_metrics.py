@@ -5,7 +5,12 @@ import math
 
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, confusion_matrix, normalized_mutual_info_score
+from sklearn.metrics import (
+    accuracy_score,
+    adjusted_mutual_info_score,
+    confusion_matrix,
+    normalized_mutual_info_score,
+)
 
 from models import metrics
 
@@ -80,6 +85,26 @@ def test_nmi_is_the_definition_with_the_geometric_mean(random_case):
     assert abs(expected - arithmetic) > 1e-6
     scores = metrics.clustering(clusters, labels, clusters, labels, 5, 5)
     assert (scores.nmi, scores.nmi_arithmetic) == pytest.approx((expected, arithmetic))
+
+
+def test_chance_is_that_of_random_clusters(random_case):
+    clusters, labels = random_case
+    rng = np.random.default_rng(5)
+    random = []
+    for _ in range(200):
+        shuffled = rng.permutation(clusters)
+        counts = metrics.contingency(shuffled, labels, 5, 5)
+        classes = metrics.assign(counts)
+        random.append(accuracy_score(labels, classes[shuffled]))
+    chance = metrics.chance_accuracy(clusters, labels, 5, 5, shuffles=200)
+    assert chance == pytest.approx(np.mean(random), abs=0.01)
+    assert chance > 0.22  # not 1 / 5: the assignment is fitted
+    scores = metrics.clustering(clusters, labels, clusters, labels, 5, 5)
+    assert scores.chance_accuracy == pytest.approx(chance, abs=0.02)
+    expected = adjusted_mutual_info_score(labels, clusters, average_method="geometric")
+    assert scores.ami == pytest.approx(expected)
+    random_scores = metrics.clustering(shuffled, labels, clusters, labels, 5, 5)
+    assert abs(random_scores.ami) < 0.05 < scores.ami
 
 
 def test_collapsed_clustering():

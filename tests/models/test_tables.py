@@ -61,9 +61,16 @@ def accuracy(value):
 
 def clustering(value, nmi):
     return {
-        "accuracy": accuracy(value), "train_fitted_accuracy": accuracy(value - 0.02), "nmi": nmi,
-        "nmi_arithmetic": nmi / 2, "purity": 0.5, "clusters_in_use": 3, "confusion": [[0] * 4] * 4,
-    }  # fmt: skip
+        "accuracy": accuracy(value),
+        "train_fitted_accuracy": accuracy(value - 0.02),
+        "chance_accuracy": 0.125,
+        "nmi": nmi,
+        "nmi_arithmetic": nmi / 2,
+        "ami": nmi - 0.1,
+        "purity": 0.5,
+        "clusters_in_use": 3,
+        "confusion": [[0] * 4] * 4,
+    }
 
 
 ROWS = [
@@ -80,21 +87,21 @@ ROWS = [
 
 def test_the_best_of_the_seeds_beside_the_paper():
     _, entropy, a, none = summary.best_table(ROWS)
-    dash = ["-"] * 5
+    dash = ["-"] * 7
     assert entropy == ["Cross-Entropy", *dash, "80.00 [79.0, 81.0]", "-", "-", "-", "53.50"]
     # All of a clustering's columns are of one seed.
-    found = ["70.00 [69.0, 71.0]", "68.00", "0.400", "0.500", "3 of 4", "75.00 [74.0, 76.0]"]
-    assert a == ["A", *found, "17.20", "0.39", "0.17", "50.32"]
+    found = ["70.00 [69.0, 71.0]", "12.50", "68.00", "0.400", "0.300", "0.500", "3 of 4"]
+    assert a == ["A", *found, "75.00 [74.0, 76.0]", "17.20", "0.39", "0.17", "50.32"]
     assert none == ["not yet", *dash, "-", "-", "-", "-", "-"]
-    assert summary.best_table(ROWS, "nmi_arithmetic")[2][3] == "0.200"
+    assert summary.best_table(ROWS, "nmi_arithmetic")[2][4] == "0.200"
 
 
 def test_the_mean_over_the_seeds():
     _, entropy, a, none = summary.mean_table(ROWS)
-    assert entropy == ["Cross-Entropy", "1", *["-"] * 5, "80.00"]
-    found = ["65.00 ± 7.07", "63.00 ± 7.07", "0.650 ± 0.354", "0.500 ± 0.000", "3.0 ± 0.0"]
-    assert a == ["A", "2", *found, "70.00 ± 7.07"]
-    assert none == ["not yet", "0", *["-"] * 6]
+    assert entropy == ["Cross-Entropy", "1", *["-"] * 7, "80.00"]
+    found = ["65.00 ± 7.07", "12.50 ± 0.00", "63.00 ± 7.07", "0.650 ± 0.354", "0.550 ± 0.354"]
+    assert a == ["A", "2", *found, "0.500 ± 0.000", "3.0 ± 0.0", "70.00 ± 7.07"]
+    assert none == ["not yet", "0", *["-"] * 8]
 
 
 def test_table_1():
