@@ -40,6 +40,32 @@ inline ScalarType accumulation_type(const Tensor& logits) {
   return logits.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
+// An uninitialised tensor on the device of another: past the dispatcher, which takes longer than a
+// small batch.
+inline Tensor empty_like_device(const Tensor& of, std::initializer_list<int64_t> sizes,
+                                ScalarType dtype) {
+  int32_t device_type = 0, device_index = 0;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(of.get(), &device_type));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(of.get(), &device_index));
+  int64_t strides[4] = {}, stride = 1;
+  const auto count = static_cast<int64_t>(sizes.size());
+  for (int64_t d = count; d-- > 0;) {
+    strides[d] = stride;
+    const int64_t size = sizes.begin()[d];
+    stride *= size > 1 ? size : 1;
+  }
+  AtenTensorHandle handle;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      count, sizes.begin(), strides,
+      torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)), device_type,
+      device_index, &handle));
+  return Tensor(handle);
+}
+
+inline Tensor dense(const Tensor& x) {
+  return x.is_contiguous() ? x : torch::stable::contiguous(x);
+}
+
 #define PAIRLOSS_CHECK(condition, ...) \
   STD_TORCH_CHECK(condition, "pairloss::pair_kl_hinge: ", __VA_ARGS__)
 
@@ -104,10 +130,10 @@ inline Arguments checked(Arguments a) {
   PAIRLOSS_CHECK(a.reduction >= int64_t(Reduction::none) && a.reduction <= int64_t(Reduction::sum),
                  "reduction: expected 0 (none), 1 (mean) or 2 (sum), got ", a.reduction);
 
-  a.logits = torch::stable::contiguous(a.logits);
+  a.logits = dense(a.logits);
   for (auto* x : {&a.labels, &a.similarity, &a.ref_logits, &a.ref_labels, &a.sample_weights,
                   &a.ref_sample_weights, &a.level_weights}) {
-    if (*x) *x = torch::stable::contiguous(**x);
+    if (*x) *x = dense(**x);
   }
   return a;
 }

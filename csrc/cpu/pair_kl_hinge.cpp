@@ -73,8 +73,8 @@ cpu::Problem make_problem(const Arguments& a, const std::vector<cpu::Level>& lev
 Gradients make_gradients(const Arguments& a, bool batch, bool reference, cpu::Problem& problem) {
   const ScalarType dtype = accumulation_type(a.logits);
   const auto make = [&](bool wanted, int64_t rows, cpu::Side& side) {
-    if (!wanted) return torch::stable::new_empty(a.logits, {0}, dtype);
-    Tensor grad = torch::stable::new_empty(a.logits, {rows, a.columns()}, dtype);
+    if (!wanted) return empty_like_device(a.logits, {0}, dtype);
+    Tensor grad = empty_like_device(a.logits, {rows, a.columns()}, dtype);
     side.grad = grad.mutable_data_ptr();
     return grad;
   };
@@ -88,9 +88,8 @@ Results evaluate(const Arguments& a) {
   const ScalarType dtype = accumulation_type(z);
   const bool per_row = a.per_row();
 
-  Tensor stats = torch::stable::new_empty(z, {kStats, levels}, ScalarType::Double);
-  Tensor loss = per_row ? torch::stable::new_empty(z, {n}, dtype)
-                        : torch::stable::new_empty(z, std::initializer_list<int64_t>{}, dtype);
+  Tensor stats = empty_like_device(z, {kStats, levels}, ScalarType::Double);
+  Tensor loss = per_row ? empty_like_device(z, {n}, dtype) : empty_like_device(z, {}, dtype);
   const cpu::Workers workers = workers_for(a);
   const std::vector<cpu::Level> of_levels = make_levels(a, workers);
   cpu::Problem problem = make_problem(a, of_levels);

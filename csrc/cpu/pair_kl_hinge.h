@@ -74,6 +74,6 @@ extern const Kernels kernels;
 }
 
 // Work, in multiply-adds, below which one thread is faster than waking others.
-constexpr int64_t kSerialWork = 1'000'000;
+constexpr int64_t kSerialWork = 6'000'000;
 
 }  // namespace pairloss::cpu

@@ -52,6 +52,78 @@ __device__ __forceinline__ void divergences_of_pair(int classes, const Rows& p_i
   }
 }
 
+// The pairs of a thread: one column and kCount rows, kGroups apart.
+template <typename acc_t>
+struct SmallPairs {
+  static constexpr int kGroups = kSmallThreads / kSmallColumns<acc_t>;
+  static constexpr int kCount = kSmallRows / kGroups;
+  acc_t d_ij[kCount] = {}, d_ji[kCount] = {};
+  acc_t g_ij[kCount] = {}, g_ji[kCount] = {};  // dLoss/dD, but for the pairs' weights
+};
+
+// One level of the thread's pairs (i0 + m kGroups, j).
+template <typename acc_t>
+__device__ __forceinline__ void add_small_level(const Problem<acc_t>& problem, int level,
+                                                int64_t i0, int64_t j, SmallPairs<acc_t>& pairs,
+                                                double (&row_loss)[SmallPairs<acc_t>::kCount],
+                                                unsigned (&has_pair)[SmallPairs<acc_t>::kCount],
+                                                acc_t& similar_sum, acc_t& dissimilar_sum,
+                                                unsigned& active) {
+  const Side<acc_t>&rows = problem.rows, &columns = problem.columns;
+  const Scale<acc_t> scale = problem.levels[level].scale;
+  const int64_t column_label = problem.label(columns, j, level);
+  const acc_t column_weight = value_or(columns.weights, columns, j, acc_t(1));
+#pragma unroll
+  for (int m = 0; m < SmallPairs<acc_t>::kCount; ++m) {
+    const int64_t i = i0 + m * SmallPairs<acc_t>::kGroups;
+    int kind_ij, kind_ji;
+    problem.kinds(i, j, problem.label(rows, i, level), column_label, kind_ij, kind_ji);
+    const acc_t weight = value_or(rows.weights, rows, i, acc_t(1)) * column_weight;
+    acc_t similar = 0, dissimilar = 0;
+    const unsigned mark_ij =
+        add_pair(kind_ij, pairs.d_ij[m], problem.margin, weight, similar, dissimilar, active);
+    const unsigned mark_ji =
+        add_pair(kind_ji, pairs.d_ji[m], problem.margin, weight, similar, dissimilar, active);
+    pairs.g_ij[m] += coefficient(mark_ij, scale);
+    pairs.g_ji[m] += coefficient(mark_ji, scale);
+    has_pair[m] |= kind_ij != 0 || kind_ji != 0;
+    row_loss[m] += static_cast<double>(scale.similar * similar + scale.dissimilar * dissimilar);
+    similar_sum += similar;
+    dissimilar_sum += dissimilar;
+  }
+}
+
+// A and B of one element (row r, class k). The sums of a tile are added apart, as in add_classes().
+template <bool kBoth, typename Rows, typename Columns, typename Weights, typename acc_t>
+__device__ __forceinline__ void add_small_columns(int count, const Rows& p_i, const Rows& log_p_i,
+                                                  const Columns& p_j, const Columns& log_p_j,
+                                                  const Weights& w_ij, const Weights& w_ji, int r,
+                                                  int k, acc_t& a, acc_t& b) {
+  const acc_t p = p_i[r][k], log_p = log_p_i[r][k];
+  acc_t tile_a = 0, tile_b = 0;
+  for (int c = 0; c < count; ++c) {
+    const acc_t weight_ij = w_ij[r][c], weight_ji = w_ji[r][c];
+    // In a pair of weight 0 the difference may be infinite or NaN.
+    if (kBoth && weight_ij != acc_t(0))
+      tile_a += weight_ij * (log_p - static_cast<acc_t>(log_p_j[c][k]));
+    if (weight_ji != acc_t(0)) tile_b += weight_ji * (p - static_cast<acc_t>(p_j[c][k]));
+  }
+  a += tile_a;
+  b += tile_b;
+}
+
+// By a whole block: is it the last one of the grid to come here? Each block makes what it has
+// written visible before it takes a ticket, so the last one sees all of it.
+__device__ inline bool is_last_block(unsigned* ticket) {
+  __threadfence();
+  __syncthreads();
+  int last = 0;
+  if (threadIdx.x == 0) last = atomicAdd(ticket, 1u) == gridDim.x - 1;
+  last = __syncthreads_or(last);
+  __threadfence();
+  return last != 0;
+}
+
 // What the blocks share.
 template <typename acc_t>
 struct SmallBatch {
@@ -77,8 +149,8 @@ __global__ void __launch_bounds__(kSmallThreads, 1)
                        LevelWeights level_weights, acc_t* row_loss, acc_t* loss, double* stats,
                        out_t* grad) {
   constexpr int kColumns = kSmallColumns<acc_t>, kClasses = kSmallClasses<acc_t>;
-  // A warp has one row and 32 columns; a thread has one column and kPairs rows, kGroups apart.
-  constexpr int kGroups = kSmallThreads / kColumns, kPairs = kSmallRows / kGroups;
+  // A warp has 32 columns, and one row at a time.
+  constexpr int kGroups = SmallPairs<acc_t>::kGroups, kPairs = SmallPairs<acc_t>::kCount;
   // Elements (row, class) of the gradient that a thread has.
   constexpr int kOutputs = kSmallRows * kClasses / kSmallThreads;
   // Padded: lanes that differ in the first index meet different banks.
@@ -128,41 +200,22 @@ __global__ void __launch_bounds__(kSmallThreads, 1)
     stage_rows<kColumns>(log_p_j, columns.log_p, columns.rows, classes, column);
     __syncthreads();  // staged
 
-    acc_t d_ij[kPairs] = {}, d_ji[kPairs] = {}, sum_ij[kPairs] = {}, sum_ji[kPairs] = {};
+    SmallPairs<acc_t> pairs;
 #pragma unroll
     for (int m = 0; m < kPairs; ++m) {
       const int r = group + m * kGroups;
       if (r >= row_count || c >= column_count) continue;
+      acc_t &d_ij = pairs.d_ij[m], &d_ji = pairs.d_ji[m];
       if (unbounded)
-        divergences_of_pair<true>(classes, p_i, log_p_i, p_j, log_p_j, r, c, d_ij[m], d_ji[m]);
+        divergences_of_pair<true>(classes, p_i, log_p_i, p_j, log_p_j, r, c, d_ij, d_ji);
       else
-        divergences_of_pair<false>(classes, p_i, log_p_i, p_j, log_p_j, r, c, d_ij[m], d_ji[m]);
+        divergences_of_pair<false>(classes, p_i, log_p_i, p_j, log_p_j, r, c, d_ij, d_ji);
     }
     for (int level = 0; level < level_count; ++level) {
-      const Scale<acc_t> scale = levels[level].scale;
-      const int64_t column_label = problem.label(columns, column + c, level);
       acc_t similar_sum = 0, dissimilar_sum = 0;
       unsigned active = 0;
-#pragma unroll
-      for (int m = 0; m < kPairs; ++m) {
-        const int64_t i = first + group + m * kGroups;
-        int kind_ij, kind_ji;
-        problem.kinds(i, column + c, problem.label(rows, i, level), column_label, kind_ij, kind_ji);
-        const acc_t weight = value_or(rows.weights, rows, i, acc_t(1)) *
-                             value_or(columns.weights, columns, column + c, acc_t(1));
-        acc_t similar = 0, dissimilar = 0;
-        const unsigned mark_ij =
-            add_pair(kind_ij, d_ij[m], problem.margin, weight, similar, dissimilar, active);
-        const unsigned mark_ji =
-            add_pair(kind_ji, d_ji[m], problem.margin, weight, similar, dissimilar, active);
-        sum_ij[m] += coefficient(mark_ij, scale);
-        sum_ji[m] += coefficient(mark_ji, scale);
-        has_pair[m] |= kind_ij != 0 || kind_ji != 0;
-        pair_loss_sum[m] +=
-            static_cast<double>(scale.similar * similar + scale.dissimilar * dissimilar);
-        similar_sum += similar;
-        dissimilar_sum += dissimilar;
-      }
+      add_small_level(problem, level, first + group, column + c, pairs, pair_loss_sum, has_pair,
+                      similar_sum, dissimilar_sum, active);
       if (stats == nullptr) continue;
       similar_sum = reduce_lanes<Sum>(similar_sum);
       dissimilar_sum = reduce_lanes<Sum>(dissimilar_sum);
@@ -177,14 +230,15 @@ __global__ void __launch_bounds__(kSmallThreads, 1)
 #pragma unroll
     for (int m = 0; m < kPairs; ++m) {
       const int r = group + m * kGroups;
-      const bool on = sum_ij[m] != acc_t(0) || sum_ji[m] != acc_t(0);
+      const acc_t g_ij = pairs.g_ij[m], g_ji = pairs.g_ji[m];
+      const bool on = g_ij != acc_t(0) || g_ji != acc_t(0);
       const acc_t weight =
           on ? gradient_weight(problem, value_or(rows.weights, rows, first + r, acc_t(1)),
                                value_or(rows.upstream, rows, first + r, acc_t(0)), column + c)
              : acc_t(0);
       // A weight of 0 stays 0 whatever it is multiplied by.
-      w_ij[r][c] = sum_ij[m] != acc_t(0) ? sum_ij[m] * weight : acc_t(0);
-      w_ji[r][c] = sum_ji[m] != acc_t(0) ? sum_ji[m] * weight : acc_t(0);
+      w_ij[r][c] = g_ij != acc_t(0) ? g_ij * weight : acc_t(0);
+      w_ji[r][c] = g_ji != acc_t(0) ? g_ji * weight : acc_t(0);
     }
     __syncthreads();  // the weights are there
 
@@ -192,15 +246,8 @@ __global__ void __launch_bounds__(kSmallThreads, 1)
     for (int m = 0; m < kOutputs; ++m) {
       const int output = threadIdx.x + m * kSmallThreads, r = output / classes;
       if (r >= row_count) continue;
-      const int k = output % classes;
-      const acc_t p_row = p_i[r][k], log_p_row = log_p_i[r][k];
-      for (int j = 0; j < column_count; ++j) {
-        const acc_t weight_ij = w_ij[r][j], weight_ji = w_ji[r][j];
-        // In a pair of weight 0 the difference may be infinite or NaN.
-        if (kBoth && weight_ij != acc_t(0))
-          a[m] += weight_ij * (log_p_row - static_cast<acc_t>(log_p_j[j][k]));
-        if (weight_ji != acc_t(0)) b[m] += weight_ji * (p_row - static_cast<acc_t>(p_j[j][k]));
-      }
+      add_small_columns<kBoth>(column_count, p_i, log_p_i, p_j, log_p_j, w_ij, w_ji, r,
+                               output % classes, a[m], b[m]);
     }
   }
 
@@ -257,15 +304,8 @@ __global__ void __launch_bounds__(kSmallThreads, 1)
     }
   }
   if (stats == nullptr) return;
-
-  // Each block makes its sums visible before it takes a ticket, so the last one sees all of them.
-  // It adds them in their own order: which block that is does not matter.
-  __threadfence();
-  __syncthreads();
-  int last = 0;
-  if (threadIdx.x == 0) last = atomicAdd(batch.ticket, 1u) == gridDim.x - 1;
-  if (!__syncthreads_or(last)) return;
-  __threadfence();
+  // The last block adds all sums up in their order: which block that is does not matter.
+  if (!is_last_block(batch.ticket)) return;
   write_results(level_count, problem.within, levels, batch.level_sums,
                 int64_t{gridDim.x} * kSmallWarps, loss, stats);
 }
