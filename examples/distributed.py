@@ -30,6 +30,10 @@ def global_batch(step: int) -> tuple[Tensor, Tensor]:
     return centres[labels] + 0.4 * noise, labels
 
 
+def make_network() -> nn.Module:
+    return nn.Sequential(nn.Linear(FEATURES, 32), nn.ReLU(), nn.Linear(32, CLUSTERS))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--steps", type=int, default=40)
@@ -42,8 +46,7 @@ def main() -> None:
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if on_gpu else torch.device("cpu")
 
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Linear(FEATURES, 32), nn.ReLU(), nn.Linear(32, CLUSTERS))
-    model = DistributedDataParallel(network.to(device))
+    model = DistributedDataParallel(make_network().to(device))
     criterion = pairloss.distributed.PairKLHingeLoss(gradient="second", method=arguments.method)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.9)
     for step in range(arguments.steps):

@@ -362,8 +362,9 @@ def test_gradcheck(reduction: str, impl: str, device: torch.device) -> None:
     assert torch.autograd.gradcheck(loss, batch.logits.to(device).requires_grad_())
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-@gradients
+@pytest.mark.parametrize(
+    ("gradient", "dtype"), [("both", torch.float64), ("second", torch.bfloat16)]
+)
 @reductions
 def test_opcheck(reduction: str, gradient: str, dtype: torch.dtype, device: torch.device) -> None:
     batch = make(SMALL._replace(dtype=dtype))
@@ -498,7 +499,7 @@ def print_results() -> None:
     print(json.dumps(results))
 
 
-@pytest.mark.parametrize("name", ["default", "avx2", "avx512"])
+@pytest.mark.parametrize("name", ["default", "avx2"])  # the best one runs everywhere else
 def test_cpu_capability(name: str) -> None:
     code = "from tests import test_pair_list_kl_hinge as t; t.print_results()"
     run = subprocess.run(
