@@ -180,7 +180,7 @@ class PairListPass {
         const int64_t j = incidence.partner[at] >> 1;
         const bool similar = incidence.partner[at] & 1;
         const T* const p_j = rows_.p(j);
-        if (at + kAhead < end) __builtin_prefetch(rows_.p(incidence.partner[at + kAhead] >> 1));
+        if (at + kAhead < end) prefetch(incidence.partner[at + kAhead] >> 1);
         double weight = similar ? problem_.similar_scale : problem_.dissimilar_scale;
         if (problem_.pair_weights != nullptr) {
           weight *= static_cast<const T*>(problem_.pair_weights)[incidence.pair[at]];
@@ -207,6 +207,19 @@ class PairListPass {
 
  private:
   static constexpr int64_t kGroup = 256, kAhead = 4;
+
+  // P and L of a row somewhere in memory: all lines of it, which is up to twice as fast as the
+  // first line alone (N = 100,000, K = 34: 87 against 180 ns a partner). Of long rows the
+  // beginning: the processor sees where the rest is going.
+  PAIRLOSS_INLINE void prefetch(int64_t row) const {
+    constexpr int64_t kLine = 64, kLines = 16;
+    const char* const from = reinterpret_cast<const char*>(rows_.p(row));
+    const int64_t bytes = 2 * rows_.padded() * static_cast<int64_t>(sizeof(T));
+    for (int64_t at = 0; at < bytes && at < kLines * kLine; at += kLine) {
+      __builtin_prefetch(from + at);
+    }
+  }
+
   const PairListProblem& problem_;
   const ListRows<T>& rows_;
   const T* row_weights_;
