@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tests.cuda_emulation.pair_list_emulation import PairListKernels
+from tests.native_build import SANITIZE
 from tests.operator import GRADIENTS, REDUCTIONS
 from tests.test_pair_list_kl_hinge import GRID, Case, make, operator_arguments
 from tests.tolerances import TOLERANCES, assert_close
@@ -14,6 +15,8 @@ from tests.tolerances import TOLERANCES, assert_close
 # Without rows there is nothing to launch: N = 0 is the operator's own business.
 CASES = [case for case in GRID if case.rows > 0 and case.count <= 300]
 CASES += [Case(dtype=dtype, kind="hub", weighted="pair") for dtype in TOLERANCES]
+if SANITIZE:  # ten times slower
+    CASES = CASES[::3]
 
 
 @pytest.fixture(scope="module")
