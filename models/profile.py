@@ -1,8 +1,8 @@
 """What share of a training step the loss takes: ``python -m models.profile``.
 
-On random images of the data set's shape, so that no data is needed. On a CPU the times are CPU times,
-so that other programs hardly count; ``OMP_NUM_THREADS=1`` keeps threads that wait for others from
-being counted as work.
+On random images of the data set's shape, so that no data is needed. On a CPU the times are CPU
+times, so that other programs hardly count; ``OMP_NUM_THREADS=1`` keeps threads that wait for others
+from being counted as work.
 """
 
 from __future__ import annotations
