@@ -163,7 +163,7 @@ def test_more_levels_than_fit_into_one_launch(kernels: Kernels) -> None:
 
 
 @each
-@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("value", [torch.nan] if SANITIZE else [torch.nan, torch.inf])
 def test_rows_without_a_pair_reach_nothing(each_way: Kernels, form: Form, value: float) -> None:
     given = arguments(forms.make(form))
     reference = "ref_logits" in given
