@@ -34,6 +34,22 @@ def make_network() -> nn.Module:
     return nn.Sequential(nn.Linear(FEATURES, 32), nn.ReLU(), nn.Linear(32, CLUSTERS))
 
 
+def train(device: torch.device, steps: int, method: str) -> None:
+    rank, world = dist.get_rank(), dist.get_world_size()
+    torch.manual_seed(0)
+    model = DistributedDataParallel(make_network().to(device))
+    criterion = pairloss.distributed.PairKLHingeLoss(gradient="second", method=method)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.9)
+    for step in range(steps):
+        inputs, labels = (x.tensor_split(world)[rank].to(device) for x in global_batch(step))
+        optimizer.zero_grad()
+        loss = criterion(model(inputs), labels)
+        loss.backward()
+        optimizer.step()
+        if rank == 0 and (step % 10 == 0 or step == steps - 1):
+            print(f"step {step:3}   loss {loss.item():.6f}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--steps", type=int, default=40)
@@ -42,21 +58,9 @@ def main() -> None:
 
     on_gpu = torch.cuda.device_count() >= int(os.environ["LOCAL_WORLD_SIZE"])
     dist.init_process_group("nccl" if on_gpu else "gloo")
-    rank, world = dist.get_rank(), dist.get_world_size()
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if on_gpu else torch.device("cpu")
-
-    torch.manual_seed(0)
-    model = DistributedDataParallel(make_network().to(device))
-    criterion = pairloss.distributed.PairKLHingeLoss(gradient="second", method=arguments.method)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.9)
-    for step in range(arguments.steps):
-        inputs, labels = (x.tensor_split(world)[rank].to(device) for x in global_batch(step))
-        optimizer.zero_grad()
-        loss = criterion(model(inputs), labels)
-        loss.backward()
-        optimizer.step()
-        if rank == 0 and (step % 10 == 0 or step == arguments.steps - 1):
-            print(f"step {step:3}   loss {loss.item():.6f}", flush=True)
+    train(device, arguments.steps, arguments.method)
+    dist.barrier()  # nobody leaves while others still communicate
     dist.destroy_process_group()
 
 
