@@ -495,11 +495,15 @@ inline void add_selected_by_amx(const Panels<float>& panels, const float* source
   const int64_t row_groups = round_up(x.rows, 32), a_stride = round_up(x.rows, 64) * kTileDepth;
   for (uint32_t left = x.any; left != 0; left &= left - 1) {
     const int w = __builtin_ctz(left);
-    for (int64_t d = 0; d < row_groups; ++d) {
-      const bool dense = (x.dense[d / 32] >> w & 1) != 0;
-      const uint32_t word = dense ? x.bits[d * x.words + w] : 0;
-      _mm512_storeu_si512(scratch.a + w * a_stride + d * kTileDepth,
-                          _mm512_maskz_set1_epi16(word, 0x3f80));
+    for (int64_t group = 0; group < row_groups / 32; ++group) {
+      // multiply_4x1 takes groups in pairs: where only the other one is dense, this one is zeros.
+      const bool dense = (x.dense[group] >> w & 1) != 0;
+      if (!dense && (x.dense[group ^ 1] >> w & 1) == 0) continue;
+      uint16_t* to = scratch.a + w * a_stride + group * 32 * kTileDepth;
+      for (int64_t d = group * 32; d < (group + 1) * 32; ++d, to += kTileDepth) {
+        const uint32_t word = dense ? x.bits[d * x.words + w] : 0;
+        _mm512_storeu_si512(to, _mm512_maskz_set1_epi16(word, 0x3f80));
+      }
     }
   }
   for (int64_t panel = 0; panel < panels.count(); ++panel) {

@@ -49,8 +49,8 @@ struct Selected {
       }
       return;
     }
-    const Selection<T> selection(bits, round_up(from.size(), 32) / 32, destination.size(), scratch,
-                                 count + destination.begin,
+    const Selection<T> selection(bits, round_up(from.size(), 32) / 32, destination.size(),
+                                 panels.columns, scratch, count + destination.begin,
                                  [&](int64_t d) { clear(panels, destination.begin + d, sums); });
     const auto add_to = [&](const Panels<T>& of, const T* source, T* to) {
       selection.add(of, source, from.begin, to, destination.begin);

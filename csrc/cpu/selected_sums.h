@@ -14,9 +14,18 @@
 
 namespace pairloss::cpu::PAIRLOSS_ISA {
 
-// Up to this many entries in the lists of a block, listing is the fastest: three per row, about one
-// look-up in the tables.
-constexpr int64_t kListedBits = 96;
+// Up to so many entries in the lists of a block, listing is the fastest (measured). Making the
+// lists takes as long whatever is summed, and the other ways are the faster the fewer vectors a row
+// of the source has: of a single one, nothing is listed.
+#if defined(PAIRLOSS_AMX)
+constexpr int64_t kListedBits = 140;
+#else
+constexpr int64_t kListedBits = 160;
+#endif
+constexpr int64_t listed_bits(int64_t vectors) {
+  const int64_t bits = kListedBits - kListedBits * 9 / (8 * vectors);
+  return bits > 0 ? bits : 0;
+}
 
 template <class T>
 struct SelectionScratch {
@@ -65,10 +74,15 @@ template <class T>
 class Selection {
  public:
   // counts[d] += set bits of row d. touched(d) is called before the first bit of a row is counted.
+  // columns: of what is to be summed.
   template <class Touched>
-  Selection(const uint32_t* bits, int64_t words, int64_t rows, const SelectionScratch<T>& scratch,
-            int32_t* counts, Touched&& touched)
-      : bits_(bits), words_(words), rows_(rows), scratch_(scratch) {
+  Selection(const uint32_t* bits, int64_t words, int64_t rows, int64_t columns,
+            const SelectionScratch<T>& scratch, int32_t* counts, Touched&& touched)
+      : bits_(bits),
+        words_(words),
+        rows_(rows),
+        listed_(listed_bits(columns / kLanes<T>)),
+        scratch_(scratch) {
     int64_t full_rows[kLargestTile / 32] = {};
     for (int64_t group = 0; group * 32 < rows; ++group) {
       const int64_t end = (group + 1) * 32 < rows ? (group + 1) * 32 : rows;
@@ -83,11 +97,13 @@ class Selection {
       for (int64_t w = 0; w < words; ++w) {
         const uint32_t bit = uint32_t{1} << w;
         if (set_bits[w] == 0) continue;
-        if (set_bits[w] <= kListedBits) {
-          sparse_[group] |= bit;
-        } else if (set_bits[w] == all_bits) {
+        if (set_bits[w] == all_bits) {
           whole_[group] |= bit;
           full_rows[w] += end - group * 32;
+        } else if (set_bits[w] <= listed_) {
+          sparse_[group] |= bit;
+        } else if (listed_ == 0) {
+          dense_[group] |= bit;
         } else {
           full_rows[w] += look_closer(group, w, end);
         }
@@ -141,7 +157,7 @@ class Selection {
       to_list += is_full(set) ? 32 - set : set;
       full += is_full(set);
     }
-    const bool is_dense = to_list > kListedBits;
+    const bool is_dense = to_list > listed_;
     (is_dense ? dense_ : full_)[group] |= uint32_t{1} << w;
     return is_dense ? 0 : full;
   }
@@ -242,7 +258,7 @@ class Selection {
   }
 
   const uint32_t* bits_;
-  int64_t words_, rows_;
+  int64_t words_, rows_, listed_;
   const SelectionScratch<T>& scratch_;
   // Per 32 rows, words: with few bits; with nearly full rows; with all bits. The rest is dense.
   uint32_t sparse_[kLargestTile / 32] = {}, full_[kLargestTile / 32] = {};

@@ -258,7 +258,8 @@ void add_selected(const T* source, const uint32_t* bits, int64_t rows, int64_t w
   const auto clear = [&](int64_t row) {
     for_each_vector(panels, row, [&](int64_t at, int64_t) { store(to + at, Vec<T>{}); });
   };
-  const Selection<T> selection(padded_bits, words, rows, scratch, padded_counts, clear);
+  const Selection<T> selection(padded_bits, words, rows, panels.columns, scratch, padded_counts,
+                               clear);
   selection.add(panels, from, 0, to, 0);
   from_panels(panels, to, rows, columns, destination);
   __builtin_memcpy(counts, padded_counts, rows * sizeof(int32_t));
