@@ -85,16 +85,16 @@ def real(
     The networks are trained once (Fashion-MNIST where it is found, else scikit-learn's digits) and
     kept in ``cache``. More rows than there are images: the images again, moved by some pixels.
     """
-    from models.lenet import LeNet
+    from models.networks import lenet
 
     if data is None:
         data = _data()
-    path = cache / f"lenet-{data.title.replace(' ', '-')}-{columns}-{steps[-1]}.pt"
+    path = cache / f"logits-of-lenet-{data.title.replace(' ', '-')}-{columns}-{steps[-1]}.pt"
     if not path.exists():
         states = dict(zip(STAGES, _train(data, columns, steps), strict=True))
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(states, path)
-    model = LeNet(data.in_shape, columns)
+    model = lenet(data.in_shape, columns)
     model.load_state_dict(torch.load(path, weights_only=True)[stage])
     return _outputs(model, data, rows)
 
@@ -110,17 +110,18 @@ def _data() -> ImageData:
 
 def _train(data: ImageData, columns: int, steps: Sequence[int]) -> list[dict[str, Tensor]]:
     """The weights after each of ``steps``, with the demo's recipe."""
-    from models.lenet import LeNet
+    from models.networks import lenet
 
     print(f"Training on {data.title} for logits of {columns} columns ...", file=sys.stderr)
     torch.manual_seed(0)
-    model = LeNet(data.in_shape, columns)
+    model = lenet(data.in_shape, columns)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
     states = []
     step = 0
     while step < steps[-1]:
         for images, labels in data.train.shuffled_batches(BATCH):
-            loss = pairloss.pair_kl_hinge_loss(model(images), labels, margin=MARGIN)
+            outputs = model(images)["fc3"]
+            loss = pairloss.pair_kl_hinge_loss(outputs, labels[:, 0], margin=MARGIN)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -136,19 +137,20 @@ def _train(data: ImageData, columns: int, steps: Sequence[int]) -> list[dict[str
 def _outputs(model: nn.Module, data: ImageData, rows: int) -> tuple[Tensor, Tensor]:
     """Of the first ``rows`` images in a random order, as in training: with batch statistics."""
     model.train()
+    train = data.train.in_memory()
+    (padding, _) = next(train.batches(BATCH))
     generator = torch.Generator().manual_seed(0)
     outputs, labels = [], []
     missing = rows
     while missing > 0:
-        order = torch.randperm(len(data.train), generator=generator)[:missing]
+        order = torch.randperm(len(train), generator=generator)[:missing]
         moved = [int(shift) for shift in torch.randint(-2, 3, (2,), generator=generator)]
-        for chosen in order.split(1024):
-            images = data.train.images[chosen]
+        for images, of_images in train.subset(order).batches(1024):
             if missing < rows:
                 images = images.roll(moved, dims=(2, 3))
             # A batch by itself would be normalised by its own few images.
-            padded = torch.cat([images, data.train.images[:BATCH]])
-            outputs.append(model(padded)[: len(images)])
-            labels.append(data.train.labels[chosen])
+            padded = torch.cat([images, padding])
+            outputs.append(model(padded)["fc3"][: len(images)])
+            labels.append(of_images[:, 0])
         missing -= len(order)
     return torch.cat(outputs), torch.cat(labels)

@@ -138,7 +138,8 @@ def pair_kl_hinge_loss(
         The loss: 0-d, or (N,) for ``"none"``; float64 for float64 logits, else float32. With
         ``return_stats`` a pair of the loss and the statistics. The loss of an empty set of pairs is
         0 with a zero gradient. The loss of two similar rows of which one excludes (``-inf``) what
-        the other allows is infinite. NaN in a valid row gives NaN.
+        the other allows is infinite. NaN in a row that takes part gives
+        NaN: the loss, all rows of it for ``"none"``, and all gradients.
 
     Raises:
         TypeError: an argument has the wrong type or dtype.
@@ -191,7 +192,7 @@ def pair_kl_hinge_loss_from_similarity(
 
     The matrix is read where it lies, a tile at a time; beyond it memory is O(N K). L2C's ``simi``
     is this matrix flattened row by row, for all N^2 ordered pairs; its zeros, meant to be ignored,
-    pull pairs apart there, and are truly ignored here.
+    add KL + max(m - KL, 0) there, and are truly ignored here.
     """
     options = check_options(
         margin, gradient, reduction, -100, similar_weight, dissimilar_weight, balance

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks import logits
 from benchmarks.pair_kl_hinge import Case
-from models.data import ImageData, Split
+from models.data import ImageData, Level, MemorySplit
 
 STEPS = (1, 5, 15)
 
@@ -32,8 +32,8 @@ def images() -> ImageData:
     labels = torch.randint(4, (300,), generator=generator)
     pixels = torch.randn(300, 1, 16, 16, generator=generator)
     pixels[torch.arange(300), 0, :, 4 * labels] += 4
-    split = Split(pixels, labels)
-    return ImageData("columns of pixels", tuple("abcd"), split, split)
+    split = MemorySplit(pixels, labels[:, None])
+    return ImageData("columns of pixels", (Level("column", tuple("abcd")),), split, split)
 
 
 def test_real_logits_are_of_a_training_and_kept(images: ImageData, tmp_path: Path) -> None:
