@@ -119,6 +119,15 @@ struct Batch {
     return {from, from + tile < end[side] ? from + tile : end[side]};
   }
   int64_t side_of(int64_t position) const { return position < end[0] ? 0 : 1; }
+  // Whether there is nothing to do in a tile, in any level.
+  bool has_no_dissimilar(const Tile& t) const {
+    if (problem.similarity != nullptr) return false;
+    for (int64_t g = 0; g < problem.level_count; ++g) {
+      const IdRange* const blocks = levels[g].blocks;
+      if (!LevelIds::has_no_dissimilar(blocks[t.row_block], blocks[t.column_block])) return false;
+    }
+    return true;
+  }
   // Whose rows are the partners of a side's.
   int64_t partner(int64_t side) const { return problem.cross ? 1 - side : 0; }
   bool is_row(int64_t position) const {

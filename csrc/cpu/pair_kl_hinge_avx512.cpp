@@ -1,21 +1,11 @@
 // The kernels for AVX-512 (F, BW, DQ, VL).
 #if defined(__x86_64__)
 #include "cpu/isa_includes.h"
-
-// After the includes above: what headers define inline must stay fit for any processor.
-#if defined(__clang__)
-#pragma clang attribute push(                                                                    \
-    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt,bmi,bmi2"))), \
-    apply_to = function)
-#else
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt,bmi,bmi2")
-#endif
+//
+#include "cpu/target_avx512.h"
 
 #define PAIRLOSS_ISA avx512
-#define PAIRLOSS_VECTOR_BYTES 64
 #include "cpu/isa_kernels.h"
-
-#if defined(__clang__)
-#pragma clang attribute pop
-#endif
+//
+#include "cpu/target_end.h"
 #endif  // __x86_64__

@@ -205,7 +205,7 @@ class Differentiation {
     const Span rows = batch_.block(tile.row_block), columns = batch_.block(tile.column_block);
     const int64_t words = round_up(columns.size(), 32) / 32;
     const Place place{scratch, tile, rows, columns, words, round_up(rows.size(), 32) * words};
-    if (is_empty(tile)) {
+    if (batch_.has_no_dissimilar(tile)) {
       row_turn.wait(tile.row_turn);
       row_turn.pass(tile.row_turn);
       column_turn.wait(tile.column_turn);
@@ -229,18 +229,6 @@ class Differentiation {
     }
     if (term_count_ > 1) row_turn.pass(tile.row_turn);
     column_turn.pass(tile.column_turn);
-  }
-
-  bool is_empty(const Tile& tile) const {
-    if (problem_.similarity != nullptr) return false;
-    for (int64_t g = 0; g < problem_.level_count; ++g) {
-      const LevelIds& level = batch_.levels[g];
-      if (!LevelIds::has_no_dissimilar(level.blocks[tile.row_block],
-                                       level.blocks[tile.column_block])) {
-        return false;
-      }
-    }
-    return true;
   }
 
   // Pairs with KL < margin, to scratch.active; of a similarity matrix, only the dissimilar ones,

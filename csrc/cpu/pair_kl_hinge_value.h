@@ -105,7 +105,7 @@ class Evaluation {
     const Span rows = batch_.block(tile.row_block), columns = batch_.block(tile.column_block);
     const Scratch<T>& scratch = batch_.scratch[worker];
     T* const column_sums = column_sums_ + worker * batch_.tile;
-    const bool empty = is_empty(tile);
+    const bool empty = batch_.has_no_dissimilar(tile);
     const int64_t stride = round_up(columns.size(), 32);
     if (!empty) {
       for_each_block(
@@ -128,18 +128,6 @@ class Evaluation {
         by_column_[c] += column_sums[c - columns.begin];
     }
     column_turn.pass(tile.column_turn);
-  }
-
-  bool is_empty(const Tile& tile) const {
-    if (problem_.similarity != nullptr) return false;
-    for (int64_t g = 0; g < problem_.level_count; ++g) {
-      const LevelIds& level = batch_.levels[g];
-      if (!LevelIds::has_no_dissimilar(level.blocks[tile.row_block],
-                                       level.blocks[tile.column_block])) {
-        return false;
-      }
-    }
-    return true;
   }
 
   void add_level(int64_t g, const Tile& tile, Span rows, Span columns, int64_t stride,

@@ -4,26 +4,11 @@
 //
 #include "cpu/pair_list_kl_hinge.h"
 #include "pair_math.h"
-
-// As in pair_kl_hinge_avx2.cpp, which see.
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,popcnt,bmi,bmi2"))), \
-                             apply_to = function)
-#else
-#pragma GCC target("avx2,fma,f16c,popcnt,bmi,bmi2")
-#endif
+//
+#include "cpu/target_avx2.h"
 
 #define PAIRLOSS_ISA avx2
-#define PAIRLOSS_VECTOR_BYTES 32
-#include "cpu/vec.h"
+#include "cpu/pair_list_isa_kernels.h"
 //
-#include "cpu/panels.h"
-//
-#include "cpu/rows.h"
-//
-#include "cpu/pair_list_kl_hinge_kernel.h"
-
-#if defined(__clang__)
-#pragma clang attribute pop
-#endif
+#include "cpu/target_end.h"
 #endif  // __x86_64__

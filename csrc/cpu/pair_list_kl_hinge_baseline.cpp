@@ -6,10 +6,4 @@
 
 #define PAIRLOSS_ISA baseline
 #define PAIRLOSS_VECTOR_BYTES 16
-#include "cpu/vec.h"
-//
-#include "cpu/panels.h"
-//
-#include "cpu/rows.h"
-//
-#include "cpu/pair_list_kl_hinge_kernel.h"
+#include "cpu/pair_list_isa_kernels.h"

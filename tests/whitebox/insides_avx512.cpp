@@ -1,20 +1,10 @@
 #if defined(__x86_64__)
 #include "cpu/isa_includes.h"
-
-// As in csrc/cpu/pair_kl_hinge_avx512.cpp, which see.
-#if defined(__clang__)
-#pragma clang attribute push(                                                                    \
-    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt,bmi,bmi2"))), \
-    apply_to = function)
-#else
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt,bmi,bmi2")
-#endif
+//
+#include "cpu/target_avx512.h"
 
 #define PAIRLOSS_ISA insides_avx512
-#define PAIRLOSS_VECTOR_BYTES 64
 #include "insides_of_isa.h"
-
-#if defined(__clang__)
-#pragma clang attribute pop
-#endif
+//
+#include "cpu/target_end.h"
 #endif  // __x86_64__

@@ -1,0 +1,19 @@
+// Tells the compiler of AVX-512 with AMX for bfloat16 (Sapphire Rapids and later), up to
+// target_end.h. Only after all other headers (isa_includes.h): what those define inline must stay
+// fit for any processor.
+#if defined(__clang__)
+// clang-format off
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt,bmi,bmi2,avx512bf16,avx512vpopcntdq,amx-tile,amx-bf16"))), apply_to = function)
+// clang-format on
+#else
+#pragma GCC target( \
+    "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt,bmi,bmi2,avx512bf16,avx512vpopcntdq,amx-tile,amx-bf16")
+#endif
+
+// GCC's own headers, about registers that are undefined on purpose.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+
+#define PAIRLOSS_AMX
+#define PAIRLOSS_VECTOR_BYTES 64
