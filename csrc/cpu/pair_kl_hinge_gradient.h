@@ -368,40 +368,59 @@ class Differentiation {
     }
     if (problem_.sides[side].grad == nullptr) return;
 
-    const bool infinite = batch_.infinite != nullptr && batch_.infinite[i] != 0;
-    const T d = infinite && !kSecondOnly ? static_cast<T>(NAN) : static_cast<T>(along_p);
     const SimilarPart part = similar_part<kWeighted>(0, i, u);
+    T rest = 0;
+    if constexpr (!kSecondOnly) rest = center<kWeighted>(i, u, part, static_cast<T>(along_p));
     T* const to = grad_row(i);
     for_each_vector(panels_, i, [&](int64_t at, int64_t column) {
-      const Vec<T> p = load(batch_.p + at), l = load(batch_.l + at);
-      Vec<T> first{}, second{};
-      for (int64_t t = 0; t < term_count_; ++t) {
-        const Term<T>& term = terms_[t];
-        second += term.v.template difference<kWeighted>(p, i, at, u) * term.factor;
-        if constexpr (!kSecondOnly) {
-          first += term.w.template difference<kWeighted>(l, i, at, u) * term.factor;
-        }
-      }
-      const auto add_similar = [&](const SimilarPart& of_level) {
-        if (of_level.means == nullptr) return;
-        const ClassMeans<T>& means = *of_level.means;
-        second += similar_difference<kWeighted>(of_level, p, means.p, means.weighted_p, column) *
-                  of_level.factor;
-        if constexpr (!kSecondOnly) {
-          first += similar_difference<kWeighted>(of_level, l, means.l, means.weighted_l, column) *
-                   of_level.factor;
-        }
-      };
-      add_similar(part);
-      for (int64_t g = 1; g < problem_.level_count; ++g) {
-        add_similar(similar_part<kWeighted>(g, i, u));
-      }
-      Vec<T> z = second;
-      if constexpr (!kSecondOnly) z += p * (first - d);
+      const Vec<T> p = load(batch_.p + at);
+      Vec<T> z = differences<kWeighted, false>(i, p, at, column, u, part);
+      if constexpr (!kSecondOnly) z += p * (load(batch_.l + at) - rest);
       z *= w;
       const int64_t left = problem_.k - column;
       __builtin_memcpy(to + column, &z, left < kLanes<T> ? left * sizeof(T) : sizeof z);
     });
+  }
+
+  // Puts F - P . F in the place of L, which is not needed any more, but for the rest that is
+  // returned. Where P is nearly one-hot, this is a difference of large numbers; the rest takes away
+  // what the roundings of F and of P . F do not share.
+  template <bool kWeighted>
+  T center(int64_t i, T u, const SimilarPart& part, T along_p) const {
+    const bool infinite = batch_.infinite != nullptr && batch_.infinite[i] != 0;
+    const T d = infinite ? static_cast<T>(NAN) : along_p;
+    Vec<T> rest{};
+    for_each_vector(panels_, i, [&](int64_t at, int64_t column) {
+      const Vec<T> f =
+          differences<kWeighted, true>(i, load(batch_.l + at), at, column, u, part) - d;
+      rest += load(batch_.p + at) * f;
+      store(batch_.l + at, f);
+    });
+    return static_cast<T>(horizontal_sum<T>(rest));
+  }
+
+  // One vector of a row's differences to its partners, times their weights in the gradient: x is L,
+  // and the result F, or P.
+  template <bool kWeighted, bool kFirst>
+  PAIRLOSS_INLINE Vec<T> differences(int64_t i, Vec<T> x, int64_t at, int64_t column, T u,
+                                     const SimilarPart& part) const {
+    Vec<T> sum{};
+    for (int64_t t = 0; t < term_count_; ++t) {
+      const Selected<T>& selected = kFirst ? terms_[t].w : terms_[t].v;
+      sum += selected.template difference<kWeighted>(x, i, at, u) * terms_[t].factor;
+    }
+    const auto add_similar = [&](const SimilarPart& of_level) {
+      if (of_level.means == nullptr) return;
+      const ClassMeans<T>& means = *of_level.means;
+      sum += similar_difference<kWeighted>(of_level, x, kFirst ? means.l : means.p,
+                                           kFirst ? means.weighted_l : means.weighted_p, column) *
+             of_level.factor;
+    };
+    add_similar(part);
+    for (int64_t g = 1; g < problem_.level_count; ++g) {
+      add_similar(similar_part<kWeighted>(g, i, u));
+    }
+    return sum;
   }
 
   // The similar pairs' loss of one level and row; returns their part of P . F.
