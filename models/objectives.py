@@ -26,6 +26,8 @@ def cross_entropy(outputs: Outputs, labels: Tensor) -> tuple[Tensor, dict[str, T
 class PairObjective:
     """The objective of clustering: the weighted sum of the pair loss on each of ``taps``.
 
+    The figures of a tap's similar and dissimilar pairs are weighted too: they add up to the loss.
+
     Labels only say which pairs are similar. In several processes (see :mod:`models.distributed`)
     the pairs are those of all processes' rows together. ``options`` are those of
     :func:`pairloss.pair_kl_hinge_loss`. Its gradient is in the recipes that of Hsu & Kira's code,
@@ -36,18 +38,27 @@ class PairObjective:
 
     def __init__(self, taps: Sequence[Tap], **options: Any) -> None:
         self.taps = tuple(taps)
-        self.options = options
+        # The taps' weights as those of both kinds of pairs: nothing is left to multiply.
+        self.options = [
+            {
+                **options,
+                "similar_weight": tap.weight * options.get("similar_weight", 1.0),
+                "dissimilar_weight": tap.weight * options.get("dissimilar_weight", 1.0),
+            }
+            for tap in self.taps
+        ]
 
     def __call__(self, outputs: Outputs, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         alone = distributed.world_size() == 1
         pair_loss = pairloss.pair_kl_hinge_loss if alone else global_pair_loss
         losses = []
         figures = {}
-        for tap in self.taps:
+        by_level = labels.t().contiguous()  # one copy, instead of one in each call
+        for tap, options in zip(self.taps, self.options, strict=True):
             loss, stats = pair_loss(
-                outputs[tap.layer], labels[:, tap.level], return_stats=True, **self.options
+                outputs[tap.layer], by_level[tap.level], return_stats=True, **options
             )
-            losses.append(tap.weight * loss)
+            losses.append(loss)
             figures[f"{tap.layer}_active_fraction"] = stats.active_fraction
             figures[f"{tap.layer}_similar_loss"] = stats.similar_loss
             figures[f"{tap.layer}_dissimilar_loss"] = stats.dissimilar_loss

@@ -45,7 +45,7 @@ def tsne_figure(runs: Sequence[EndedRun], count: int) -> Figure:
 
 
 def curves_figure(runs: Sequence[EndedRun]) -> Figure:
-    """Accuracy on the test set by epoch, and the two parts of the last layer's pair loss."""
+    """By epoch: accuracy on the test set, and two parts of the last layer's share of the loss."""
     figure, (accuracy, loss) = _grid(2, width=5.0, height=3.6, columns=2)
     _accuracy_curves(accuracy, runs)
     for index, run in enumerate(runs):
@@ -53,7 +53,7 @@ def curves_figure(runs: Sequence[EndedRun]) -> Figure:
             colour = COLOURS[index % len(COLOURS)]
             _line(loss, run, "fc3_dissimilar_loss", colour, run.title)
             _line(loss, run, "fc3_similar_loss", colour, style=":")
-    loss.set_title("Last layer's pair loss: dissimilar (solid), similar (dotted)")
+    loss.set_title("Last layer's share of the loss: dissimilar (solid), similar (dotted)")
     loss.set_ylim(bottom=0)
     return figure
 

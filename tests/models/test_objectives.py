@@ -55,7 +55,9 @@ def test_figures_are_named_by_layer(outputs):
     parts = {
         n: figures[f"{n}_similar_loss"] + figures[f"{n}_dissimilar_loss"] for n in ("fc2", "fc3")
     }
-    assert (0.2 * parts["fc2"] + 0.8 * parts["fc3"]).item() == pytest.approx(loss.item(), rel=1e-5)
+    assert sum(parts.values()).item() == pytest.approx(loss.item(), rel=1e-5)
+    alone, _ = PairObjective([Tap("fc3", 0, 1.0)])(outputs, LABELS)
+    assert parts["fc3"].item() == pytest.approx(0.8 * alone.item(), rel=1e-5)
     assert 0 < figures["fc3_active_fraction"] < 1
 
 
