@@ -66,6 +66,22 @@ inline Tensor dense(const Tensor& x) {
   return x.is_contiguous() ? x : torch::stable::contiguous(x);
 }
 
+// What every operator checks.
+inline void check_shared(const char* op, const Tensor& logits, double margin, int64_t gradient,
+                         int64_t reduction) {
+  const ScalarType dtype = logits.scalar_type();
+  STD_TORCH_CHECK(logits.dim() == 2 && logits.size(1) > 0, op,
+                  ": logits: expected shape (N, K) with K > 0, got ", logits.dim(), " dimensions");
+  STD_TORCH_CHECK(dtype == ScalarType::Double || dtype == ScalarType::Float ||
+                      dtype == ScalarType::Half || dtype == ScalarType::BFloat16,
+                  op, ": logits: expected float64, float32, float16 or bfloat16");
+  STD_TORCH_CHECK(margin >= 0.0, op, ": margin: expected a value >= 0, got ", margin);
+  STD_TORCH_CHECK(gradient == int64_t(Gradient::both) || gradient == int64_t(Gradient::second), op,
+                  ": gradient: expected 0 (both) or 1 (second), got ", gradient);
+  STD_TORCH_CHECK(reduction >= int64_t(Reduction::none) && reduction <= int64_t(Reduction::sum), op,
+                  ": reduction: expected 0 (none), 1 (mean) or 2 (sum), got ", reduction);
+}
+
 #define PAIRLOSS_CHECK(condition, ...) \
   STD_TORCH_CHECK(condition, "pairloss::pair_kl_hinge: ", __VA_ARGS__)
 
@@ -74,11 +90,7 @@ inline Arguments checked(Arguments a) {
   const Tensor& z = a.logits;
   const auto same_place = [&](const Tensor& x) { return x.device() == z.device(); };
   const ScalarType dtype = z.scalar_type();
-  PAIRLOSS_CHECK(z.dim() == 2 && z.size(1) > 0, "logits: expected shape (N, K) with K > 0, got ",
-                 z.dim(), " dimensions");
-  PAIRLOSS_CHECK(dtype == ScalarType::Double || dtype == ScalarType::Float ||
-                     dtype == ScalarType::Half || dtype == ScalarType::BFloat16,
-                 "logits: expected float64, float32, float16 or bfloat16");
+  check_shared("pairloss::pair_kl_hinge", z, a.margin, a.gradient, a.reduction);
   PAIRLOSS_CHECK(a.labels.has_value() != a.similarity.has_value(),
                  "expected either labels or similarity");
   const auto check_labels = [&](const Tensor& labels, int64_t rows, const char* name) {
@@ -124,11 +136,6 @@ inline Arguments checked(Arguments a) {
                        a.level_weights->dim() == 1 && a.level_weights->size(0) == a.levels(),
                    "level_weights: expected shape (", a.levels(), ",), float64, on the CPU");
   }
-  PAIRLOSS_CHECK(a.margin >= 0.0, "margin: expected a value >= 0, got ", a.margin);
-  PAIRLOSS_CHECK(a.gradient == int64_t(Gradient::both) || a.gradient == int64_t(Gradient::second),
-                 "gradient: expected 0 (both) or 1 (second), got ", a.gradient);
-  PAIRLOSS_CHECK(a.reduction >= int64_t(Reduction::none) && a.reduction <= int64_t(Reduction::sum),
-                 "reduction: expected 0 (none), 1 (mean) or 2 (sum), got ", a.reduction);
 
   a.logits = dense(a.logits);
   for (auto* x : {&a.labels, &a.similarity, &a.ref_logits, &a.ref_labels, &a.sample_weights,

@@ -38,12 +38,7 @@ struct PairListArguments {
 inline PairListArguments checked(PairListArguments a) {
   const Tensor& z = a.logits;
   const auto same_place = [&](const Tensor& x) { return x.device() == z.device(); };
-  const ScalarType dtype = z.scalar_type();
-  PAIRLOSS_LIST_CHECK(z.dim() == 2 && z.size(1) > 0,
-                      "logits: expected shape (N, K) with K > 0, got ", z.dim(), " dimensions");
-  PAIRLOSS_LIST_CHECK(dtype == ScalarType::Double || dtype == ScalarType::Float ||
-                          dtype == ScalarType::Half || dtype == ScalarType::BFloat16,
-                      "logits: expected float64, float32, float16 or bfloat16");
+  check_shared("pairloss::pair_list_kl_hinge", z, a.margin, a.gradient, a.reduction);
   PAIRLOSS_LIST_CHECK(a.pairs.scalar_type() == ScalarType::Long && a.pairs.dim() == 2 &&
                           a.pairs.size(1) == 2 && same_place(a.pairs),
                       "pairs: expected shape (E, 2), int64, on the device of logits");
@@ -57,18 +52,11 @@ inline PairListArguments checked(PairListArguments a) {
                         "pair_weights: expected shape (", a.count(),
                         ",) in the dtype of the loss, on the device of logits");
   }
-  PAIRLOSS_LIST_CHECK(a.margin >= 0.0, "margin: expected a value >= 0, got ", a.margin);
-  PAIRLOSS_LIST_CHECK(
-      a.gradient == int64_t(Gradient::both) || a.gradient == int64_t(Gradient::second),
-      "gradient: expected 0 (both) or 1 (second), got ", a.gradient);
-  PAIRLOSS_LIST_CHECK(
-      a.reduction >= int64_t(Reduction::none) && a.reduction <= int64_t(Reduction::sum),
-      "reduction: expected 0 (none), 1 (mean) or 2 (sum), got ", a.reduction);
 
-  a.logits = torch::stable::contiguous(a.logits);
-  a.pairs = torch::stable::contiguous(a.pairs);
-  a.similar = torch::stable::contiguous(a.similar);
-  if (a.pair_weights) a.pair_weights = torch::stable::contiguous(*a.pair_weights);
+  a.logits = dense(a.logits);
+  a.pairs = dense(a.pairs);
+  a.similar = dense(a.similar);
+  if (a.pair_weights) a.pair_weights = dense(*a.pair_weights);
   return a;
 }
 

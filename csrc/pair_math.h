@@ -28,6 +28,10 @@ enum Stat {
   kStats
 };
 
+// double for double, float for float and the half-precision types.
+template <typename scalar_t>
+using accumulator_t = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
+
 // False for infinities and NaN.
 template <typename T>
 PAIRLOSS_HOST_DEVICE bool is_finite(T x) {
@@ -63,16 +67,6 @@ PAIRLOSS_HOST_DEVICE T flush_probability(T p) {
   // Not numeric_limits<T>::min(): nvcc takes it for a call of a host function.
   constexpr T kSmallestNormal = static_cast<T>(std::is_same_v<T, double> ? DBL_MIN : FLT_MIN);
   return p < kSmallestNormal ? T(0) : p;
-}
-
-// Unordered pairs among n rows.
-PAIRLOSS_HOST_DEVICE int64_t unordered_pairs(int64_t n) { return n * (n - 1) / 2; }
-
-// What turns a plain sum over unordered pairs into the reduction's value; 0 where there is no pair.
-PAIRLOSS_HOST_DEVICE double reduction_scale(Reduction reduction, int64_t valid_rows) {
-  const int64_t pairs = unordered_pairs(valid_rows);
-  if (pairs == 0) return 0.0;
-  return reduction == Reduction::mean ? 1.0 / static_cast<double>(pairs) : 1.0;
 }
 
 // What l_ij of a similar and of a dissimilar pair is multiplied by, from the numbers of unordered

@@ -24,14 +24,14 @@ struct Scratch {
   SelectionScratch<T> selection;
 };
 
-// The likeness of all rows. It is worth its while in large batches only; null in others.
+// The likeness of all rows, where certificates want it: in large batches. Null elsewhere.
 template <class T>
 class Order {
  public:
-  Order(const Problem& problem, const Workers& workers, int64_t tile)
+  Order(const Problem& problem, const Workers& workers, bool certifies)
       : rows_(problem.sides[0].n + problem.sides[1].n),
         columns_(round_up(problem.k, kLanes<T>)),
-        wanted_(tile >= kLeastOrderedTile && problem.similarity == nullptr),
+        wanted_(certifies && problem.similarity == nullptr),
         memory_(wanted_ ? rows_ * sizeof(Likeness) + workers.count * (2 * columns_ * sizeof(T) + 64)
                         : 1) {
     if (!wanted_) return;
@@ -64,6 +64,7 @@ struct Batch {
   const Problem& problem;
   const Workers& workers;
   int64_t tile;
+  bool certifies;  // large enough to have blocks of like rows
   Order<T> order;
   Arrangement arrangement;
   int64_t begin[2], end[2], first_block[3];  // of each side, in positions and in blocks
@@ -80,11 +81,13 @@ struct Batch {
   Scratch<T>* scratch;
   uint8_t* infinite;  // per row: a similar pair with infinite KL. Null if there is none.
 
-  Batch(const Problem& problem, const Workers& workers)
+  // uses_certificates: not where the divergences themselves are needed.
+  Batch(const Problem& problem, const Workers& workers, bool uses_certificates)
       : problem(problem),
         workers(workers),
         tile(tile_size(problem.sides[0].n, problem.k)),
-        order(problem, workers, tile),
+        certifies(uses_certificates && tile >= kLeastOrderedTile),
+        order(problem, workers, certifies),
         arrangement(problem.levels, problem.level_count, problem.sides[0].n, problem.sides[1].n,
                     order.likeness(), problem.k, tile),
         begin{arrangement.begin(0), arrangement.begin(1)},

@@ -5,8 +5,6 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
-#include <limits>
-#include <tuple>
 #include <vector>
 
 #include "check.h"

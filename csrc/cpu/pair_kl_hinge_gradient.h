@@ -32,11 +32,11 @@ class Differentiation {
   Differentiation(const Problem& problem, const Workers& workers, const void* row_weights,
                   PairSums* sums)
       : problem_(problem),
-        batch_(problem, workers),
+        batch_(problem, workers, true),
         panels_(batch_.panels),
         row_weights_(static_cast<const T*>(row_weights)),
         weighted_(row_weights != nullptr),
-        tiles_(panels_, problem.margin, batch_.tile >= kLeastOrderedTile),
+        tiles_(panels_, problem.margin, batch_.certifies),
         term_count_(problem.similarity != nullptr ? 2 : 2 * problem.level_count - 1),
         sums_(sums) {
     // A side's rows need W for the first argument's gradient, and V for the second's.

@@ -45,8 +45,8 @@ class Evaluation {
  public:
   Evaluation(const Problem& problem, const Workers& workers, PairSums* sums, double* row_losses)
       : problem_(problem),
-        batch_(problem, workers),
-        tiles_(batch_.panels, problem.margin, false),
+        batch_(problem, workers, false),
+        tiles_(batch_.panels, problem.margin, batch_.certifies),
         sums_(sums),
         row_losses_(row_losses) {}
 

@@ -75,11 +75,9 @@ PairListResults evaluate(const PairListArguments& a) {
   const int64_t n = a.rows(), k = a.columns();
   const ScalarType dtype = accumulation_type(z);
   const bool per_row = a.per_row(), saves_grad = a.with_grad && !per_row;
-  Tensor stats = torch::stable::new_empty(z, {kStats, 1}, ScalarType::Double);
-  Tensor loss = per_row ? torch::stable::new_empty(z, {n}, dtype)
-                        : torch::stable::new_empty(z, std::initializer_list<int64_t>{}, dtype);
-  Tensor grad = saves_grad ? torch::stable::new_empty(z, {n, k}, dtype)
-                           : torch::stable::new_empty(z, {0}, dtype);
+  Tensor stats = empty_like_device(z, {kStats, 1}, ScalarType::Double);
+  Tensor loss = per_row ? empty_like_device(z, {n}, dtype) : empty_like_device(z, {}, dtype);
+  Tensor grad = saves_grad ? empty_like_device(z, {n, k}, dtype) : empty_like_device(z, {0}, dtype);
 
   const Prepared prepared(a);
   std::vector<cpu::RowSums> rows(n);
@@ -104,7 +102,7 @@ PairListResults evaluate(const PairListArguments& a) {
 
 Tensor differentiate(const PairListArguments& a, const Tensor& upstream) {
   const Tensor& z = a.logits;
-  Tensor grad = torch::stable::new_empty(z, {a.rows(), a.columns()}, accumulation_type(z));
+  Tensor grad = empty_like_device(z, {a.rows(), a.columns()}, accumulation_type(z));
   const Prepared prepared(a);
   std::vector<cpu::RowSums> rows(a.rows());
   kernel()(prepared.problem, workers_for(a), upstream.const_data_ptr(), rows.data(),

@@ -1,47 +1,21 @@
 // pair_kl_hinge on CUDA: checks, tensors and dispatch. The kernels are in
 // pair_kl_hinge_kernels.cuh.
-#include <cuda_runtime.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
 
 #include <optional>
 
 #include "check.h"
 #include "cuda/pair_kl_hinge_kernels.cuh"
+#include "cuda/tensors.h"
 
 namespace pairloss::cuda {
 namespace {
 
 void zero(Tensor tensor) {
   if (tensor.numel() > 0) torch::stable::zero_(tensor);
-}
-
-// body(scalar_t()) for the element type of the logits.
-template <typename Body>
-void dispatch(const Tensor& logits, Body body) {
-  switch (logits.scalar_type()) {
-    case ScalarType::Double:
-      return body(double());
-    case ScalarType::Float:
-      return body(float());
-    case ScalarType::Half:
-      return body(torch::headeronly::Half());
-    case ScalarType::BFloat16:
-      return body(torch::headeronly::BFloat16());
-    default:
-      STD_TORCH_CHECK(false, "checked() lets no other type pass");
-  }
-}
-
-cudaStream_t current_stream(int32_t device) {
-  void* stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
-  return static_cast<cudaStream_t>(stream);
 }
 
 template <typename T>

@@ -2,16 +2,14 @@
 // pair_list_kl_hinge.cuh.
 #include "cuda/pair_list_kl_hinge.cuh"
 
-#include <cuda_runtime.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
 
 #include <array>
 
+#include "cuda/tensors.h"
 #include "pair_list_check.h"
 
 namespace pairloss::cuda {
@@ -34,26 +32,6 @@ Sorted sort(const Tensor& values) {
       torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION));
   return {torch::stable::detail::to<Tensor>(stack[0]), torch::stable::detail::to<Tensor>(stack[1])};
 }
-
-// body(scalar_t()) for the element type of the logits.
-template <typename Body>
-void dispatch(const Tensor& logits, Body body) {
-  switch (logits.scalar_type()) {
-    case ScalarType::Double:
-      return body(double());
-    case ScalarType::Float:
-      return body(float());
-    case ScalarType::Half:
-      return body(torch::headeronly::Half());
-    case ScalarType::BFloat16:
-      return body(torch::headeronly::BFloat16());
-    default:
-      STD_TORCH_CHECK(false, "checked() lets no other type pass");
-  }
-}
-
-template <typename scalar_t>
-using accumulator_t = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
 
 // The allocator keeps sorted lists and workspace alive for the kernels queued here: they are reused
 // in the order of the stream.
@@ -86,9 +64,7 @@ void run(const PairListArguments& a, const Tensor* upstream, Tensor* loss, Tenso
   const Tensor workspace =
       torch::stable::new_empty(a.logits, {lay_out_list_workspace(call, nullptr)}, ScalarType::Byte);
   lay_out_list_workspace(call, workspace.mutable_data_ptr());
-  void* stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(a.logits.get_device_index(), &stream));
-  run_pair_list_kl_hinge(call, static_cast<cudaStream_t>(stream));
+  run_pair_list_kl_hinge(call, current_stream(a.logits.get_device_index()));
 }
 
 PairListResults evaluate(const PairListArguments& a) {

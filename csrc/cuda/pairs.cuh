@@ -12,10 +12,6 @@
 
 namespace pairloss::cuda {
 
-// double for double, float for float and the half-precision types.
-template <typename scalar_t>
-using accumulator_t = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
-
 namespace {
 
 struct Range {

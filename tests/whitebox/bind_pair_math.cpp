@@ -1,4 +1,7 @@
+#include <pybind11/stl.h>
+
 #include <string>
+#include <utility>
 
 #include "bindings.h"
 #include "pair_math.h"
@@ -21,8 +24,11 @@ void bind_formulas(pybind11::module_ m) {
 void bind_pair_math(pybind11::module_& m) {
   bind_formulas<float>(m.def_submodule("float32"));
   bind_formulas<double>(m.def_submodule("float64"));
-  m.def("unordered_pairs", &unordered_pairs);
-  m.def("reduction_scale", [](int64_t reduction, int64_t valid_rows) {
-    return reduction_scale(static_cast<Reduction>(reduction), valid_rows);
+  m.def("kind_scales", [](int64_t reduction, double similar_pairs, double dissimilar_pairs,
+                          double similar_weight, double dissimilar_weight, bool balance) {
+    const KindScales scales =
+        kind_scales(static_cast<Reduction>(reduction), similar_pairs, dissimilar_pairs,
+                    similar_weight, dissimilar_weight, balance);
+    return std::pair(scales.similar, scales.dissimilar);
   });
 }

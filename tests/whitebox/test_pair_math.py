@@ -59,11 +59,23 @@ def test_flush_probability(whitebox: ModuleType, dtype: str) -> None:
     assert math.isnan(flush(NAN))
 
 
-def test_pairs_and_scale(whitebox: ModuleType) -> None:
-    assert [whitebox.unordered_pairs(n) for n in (0, 1, 2, 5)] == [0, 0, 1, 10]
-    assert whitebox.unordered_pairs(100_000) == 4_999_950_000  # more than 32 bits
-    for n in (0, 1):
-        assert all(whitebox.reduction_scale(code, n) == 0.0 for code in REDUCTIONS.values())
-    assert whitebox.reduction_scale(REDUCTIONS["mean"], 5) == pytest.approx(0.1)
-    assert whitebox.reduction_scale(REDUCTIONS["sum"], 5) == 1.0
-    assert whitebox.reduction_scale(REDUCTIONS["none"], 5) == 1.0
+def test_kind_scales(whitebox: ModuleType) -> None:
+    """Of similar and of dissimilar pairs, from the numbers of both."""
+
+    def scales(reduction: str, similar: float, dissimilar: float, *weights: object) -> tuple:
+        return whitebox.kind_scales(REDUCTIONS[reduction], similar, dissimilar, *weights)
+
+    plain = (1.0, 1.0, False)
+    assert scales("mean", 4, 6, *plain) == pytest.approx((0.1, 0.1))
+    assert scales("sum", 4, 6, *plain) == (1.0, 1.0)
+    assert scales("none", 4, 6, *plain) == (1.0, 1.0)
+    # More pairs than 32 bits count; and a single ordered pair, which is half a pair.
+    assert scales("mean", 0, 4_999_950_000, *plain) == pytest.approx((1 / 4_999_950_000,) * 2)
+    assert scales("mean", 0.5, 0, *plain) == (2.0, 2.0)
+    assert scales("mean", 4, 6, 3.0, 0.5, False) == pytest.approx((0.3, 0.05))
+    # Each kind weighs as much as half of all pairs.
+    assert scales("mean", 4, 6, 1.0, 1.0, True) == pytest.approx((1 / 8, 1 / 12))
+    assert scales("sum", 4, 6, 3.0, 1.0, True) == pytest.approx((3 * 10 / 8, 10 / 12))
+    for reduction in REDUCTIONS:  # no pair at all: finite, whatever it multiplies
+        for balance in (False, True):
+            assert all(map(math.isfinite, scales(reduction, 0, 0, 1.0, 1.0, balance)))
