@@ -19,12 +19,29 @@
 // time.
 #define PAIRLOSS_SHARED(type, name, extents) __shared__ __align__(16) type name extents
 
+// The one array of a kernel that is launched with launch_with_shared(): beyond the 48 KB that all
+// kernels may have.
+#define PAIRLOSS_DYNAMIC_SHARED(type, name, extents)              \
+  extern __shared__ __align__(16) unsigned char dynamic_shared[]; \
+  auto& name = *reinterpret_cast<type(*) extents>(dynamic_shared)
+
 namespace pairloss::cuda {
 
 template <typename... Parameters, typename... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, int threads, cudaStream_t stream,
             const Arguments&... arguments) {
   kernel<<<grid, threads, 0, stream>>>(arguments...);
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+// shared_bytes: of dynamic shared memory. The attribute is the function's on the current device,
+// and setting it is no operation of the stream.
+template <typename... Parameters, typename... Arguments>
+void launch_with_shared(void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared_bytes,
+                        cudaStream_t stream, const Arguments&... arguments) {
+  STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                      static_cast<int>(shared_bytes)));
+  kernel<<<grid, threads, shared_bytes, stream>>>(arguments...);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 

@@ -18,9 +18,9 @@
 // that depends on the order of threads or blocks, show by running in several orders
 // (Machine::seed): the results must agree to the bit.
 //
-// Not emulated, because the kernels do not use it yet: dynamic shared memory, cp.async, mma,
-// clusters. A kernel that exchanges data through shared memory under __syncwarp alone would be
-// reported as a race.
+// mma_emulation.h adds the instructions around the tensor cores. Not emulated, because the kernels
+// do not use it: clusters. A kernel that exchanges data through shared memory under __syncwarp
+// alone would be reported as a race.
 #pragma once
 
 #include <math.h>
@@ -30,6 +30,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <numeric>
@@ -91,6 +92,24 @@ struct Context {
   }
 };
 
+// The asynchronous copies of one thread. They happen as late as they may: when it waits for them.
+class Copies {
+ public:
+  void push(std::function<void()> copy) { groups_.back().push_back(std::move(copy)); }
+  void commit() { groups_.emplace_back(); }
+  void wait(size_t pending) {
+    for (; groups_.size() > pending + 1; groups_.pop_front())
+      for (const auto& copy : groups_.front()) copy();
+  }
+  bool none() const {
+    return std::all_of(groups_.begin(), groups_.end(), [](const auto& g) { return g.empty(); });
+  }
+  void clear() { groups_.resize(1), groups_.front().clear(); }
+
+ private:
+  std::deque<std::vector<std::function<void()>>> groups_{1};  // the last one is still open
+};
+
 struct Fiber {
   Context context;
   std::unique_ptr<char[]> stack;
@@ -99,7 +118,8 @@ struct Fiber {
   unsigned mask;               // lanes that the primitive waits for
   uint64_t value;              // what the thread brings to the barrier or primitive
   uint64_t values[kWarpSize];  // what the lanes brought, once released
-  void* fake_stack;            // AddressSanitizer's
+  Copies copies;
+  void* fake_stack;  // AddressSanitizer's
 };
 
 class Machine {
@@ -115,13 +135,15 @@ class Machine {
   int64_t launches = 0;
 
   template <typename Body>
-  void run_grid(dim3 grid, int threads, Body body) {
+  void run_grid(dim3 grid, int threads, size_t dynamic_shared_bytes, Body body) {
     if (threads < 1 || threads > 1024 || threads % kWarpSize != 0)
       throw Error("launch: expected whole warps, at most 1024 threads, got " +
                   std::to_string(threads));
     if (grid.x < 1 || grid.y < 1 || grid.z < 1 || grid.x > 0x7fffffffu || grid.y > 65535 ||
         grid.z > 65535)
       throw Error("launch: invalid grid");
+    if (dynamic_shared_bytes > kMostSharedBytes) throw Error("launch: too much shared memory");
+    dynamic_shared_bytes_ = dynamic_shared_bytes;
     ++launches;
     gridDim = grid;
     blockDim = dim3(static_cast<unsigned>(threads));
@@ -154,6 +176,12 @@ class Machine {
     return current().values;
   }
 
+  Copies& copies() { return current().copies; }
+
+  void need_dynamic_shared(size_t bytes, int line) const {
+    if (bytes > dynamic_shared_bytes_) fail("the launch gives too little shared memory", line);
+  }
+
   [[noreturn]] void fail(const std::string& what, int line) const { throw Error(what + at(line)); }
 
   // For shared memory: two accesses in the same epoch have no barrier between them.
@@ -163,6 +191,7 @@ class Machine {
 
  private:
   static constexpr size_t kStackBytes = 64 * 1024;
+  static constexpr size_t kMostSharedBytes = 99 * 1024;  // of a block on sm_86, 89 and 120
 
   Fiber& current() { return *fibers_[current_]; }
 
@@ -268,6 +297,7 @@ class Machine {
       makecontext(&fiber.context.ucontext, &Machine::enter, 0);
     }
     fibers_[t]->state = State::runnable;
+    fibers_[t]->copies.clear();
   }
 
   static void enter() {
@@ -276,6 +306,7 @@ class Machine {
     for (;;) {
       try {
         machine.body_();
+        if (!machine.copies().none()) machine.fail("a thread leaves copies behind", 0);
       } catch (const std::exception& error) {
         machine.error_ = error.what();
       }
@@ -328,6 +359,7 @@ class Machine {
   Context scheduler_;
   int current_ = 0;
   int64_t epoch_ = 0, first_epoch_of_block_ = 0;
+  size_t dynamic_shared_bytes_ = 0;
   std::string error_;
   const void* scheduler_stack_ = nullptr;
   size_t scheduler_stack_bytes_ = 0;
@@ -341,7 +373,11 @@ struct Cell {
   T value;
   int writer = kNobody, reader = kNobody;
   int64_t written = -1, read = -1;  // epochs
+  int64_t awaited = -1;             // epoch in which a copy set out that has not arrived
 };
+
+template <typename T>
+class SharedPointer;
 
 // What indexing a shared array yields: it knows a read from a write.
 template <typename T>
@@ -349,8 +385,11 @@ class Reference {
  public:
   Reference(Cell<T>& cell, const char* name, int line) : cell_(cell), name_(name), line_(line) {}
 
+  SharedPointer<T> operator&() const { return SharedPointer<T>(*this); }
+
   operator T() const {
     const Machine& machine = Machine::get();
+    check_arrival("is read");
     if (cell_.written < machine.first_epoch_of_block()) complain("is read before it is written");
     if (cell_.written == machine.epoch() && cell_.writer != machine.thread())
       complain("is read with no barrier after the write of thread " + std::to_string(cell_.writer));
@@ -361,20 +400,36 @@ class Reference {
   }
 
   const Reference& operator=(T value) const {
-    const Machine& machine = Machine::get();
-    if (cell_.written == machine.epoch() && cell_.writer != machine.thread())
-      complain("is written with no barrier after the write of thread " +
-               std::to_string(cell_.writer));
-    if (cell_.read == machine.epoch() && cell_.reader != machine.thread())
-      complain("is written with no barrier after the read of another thread");
-    cell_.writer = machine.thread();
-    cell_.written = machine.epoch();
-    cell_.value = value;
+    check_write();
+    set(value);
     return *this;
   }
   const Reference& operator=(const Reference& other) const { return *this = static_cast<T>(other); }
 
  private:
+  friend SharedPointer<T>;
+
+  void check_arrival(const std::string& what) const {
+    if (cell_.awaited >= Machine::get().first_epoch_of_block())
+      complain(what + " while a copy is on its way to it");
+  }
+
+  void check_write() const {
+    const Machine& machine = Machine::get();
+    check_arrival("is written");
+    if (cell_.written == machine.epoch() && cell_.writer != machine.thread())
+      complain("is written with no barrier after the write of thread " +
+               std::to_string(cell_.writer));
+    if (cell_.read == machine.epoch() && cell_.reader != machine.thread())
+      complain("is written with no barrier after the read of another thread");
+  }
+
+  void set(const T& value) const {
+    cell_.writer = Machine::get().thread();
+    cell_.written = Machine::get().epoch();
+    cell_.value = value;
+  }
+
   [[noreturn]] void complain(const std::string& what) const {
     Machine::get().fail(
         std::string("shared memory: an element of ") + name_ + " " + what + ", declared at", line_);
@@ -383,6 +438,37 @@ class Reference {
   Cell<T>& cell_;
   const char* name_;
   int line_;
+};
+
+// The address of an element, for instructions that take one.
+template <typename T>
+class SharedPointer {
+ public:
+  explicit SharedPointer(const Reference<T>& element) : element_(element) {}
+
+  // By an instruction of the whole warp: what any thread has just written may not be there yet.
+  T read_for_warp() const {
+    Cell<T>& cell = element_.cell_;
+    if (cell.written == Machine::get().epoch())
+      element_.complain("is read with no barrier after the write of thread " +
+                        std::to_string(cell.writer));
+    const T value = element_;
+    cell.reader = Cell<T>::kSeveral;
+    return value;
+  }
+
+  // A copy to the element sets out, and arrives.
+  void announce() const {
+    element_.check_write();
+    element_.cell_.awaited = Machine::get().epoch();
+  }
+  void arrive(const T& value) const {
+    element_.cell_.awaited = -1;
+    element_.set(value);
+  }
+
+ private:
+  Reference<T> element_;
 };
 
 template <typename Extents>
@@ -483,6 +569,9 @@ inline void check_guards() {
 
 #define PAIRLOSS_SHARED(type, name, extents) \
   static const emulation::Shared<type extents> name(#name, __LINE__)
+#define PAIRLOSS_DYNAMIC_SHARED(type, name, extents) \
+  PAIRLOSS_SHARED(type, name, extents);              \
+  emulation::Machine::get().need_dynamic_shared(sizeof(type extents), __LINE__)
 
 inline void __syncthreads(int line = __builtin_LINE()) {
   emulation::Machine::get().barrier(false, line);
@@ -543,7 +632,13 @@ namespace pairloss::cuda {
 template <typename... Parameters, typename... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, int threads, cudaStream_t,
             const Arguments&... arguments) {
-  emulation::Machine::get().run_grid(grid, threads, [&] { kernel(arguments...); });
+  emulation::Machine::get().run_grid(grid, threads, 0, [&] { kernel(arguments...); });
+}
+
+template <typename... Parameters, typename... Arguments>
+void launch_with_shared(void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared_bytes,
+                        cudaStream_t, const Arguments&... arguments) {
+  emulation::Machine::get().run_grid(grid, threads, shared_bytes, [&] { kernel(arguments...); });
 }
 
 constexpr int64_t kWorkspaceGuardBytes = 64;

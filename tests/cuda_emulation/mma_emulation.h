@@ -1,0 +1,134 @@
+// The instructions of csrc/cuda/mma.cuh in software, with the lane layout of the PTX ISA.
+//
+// Errors beside those of cuda_emulation.h: reading or writing an octet that a copy is on its way
+// to, leaving a kernel with copies that nobody waited for, a source that is not aligned.
+#pragma once
+
+#include <cmath>
+
+#include "cuda_emulation.h"
+
+namespace emulation {
+
+// What the lanes of a warp bring to an instruction. They all stand still in it until the first one
+// that goes on has done the work of all, each with the others' operands and into the others'
+// registers.
+template <typename Operands, typename Work>
+void as_one_warp(Operands& mine, int line, Work work) {
+  const uint64_t* values =
+      Machine::get().exchange(reinterpret_cast<uintptr_t>(&mine), 0xffffffffu, line);
+  if (mine.done) return;
+  Operands* lanes[kWarpSize];
+  for (int lane = 0; lane < kWarpSize; ++lane) {
+    lanes[lane] = reinterpret_cast<Operands*>(static_cast<uintptr_t>(values[lane]));
+    lanes[lane]->done = true;
+  }
+  work(lanes);
+}
+
+inline float toward_zero(double exact) {
+  const auto rounded = static_cast<float>(exact);
+  return std::abs(static_cast<double>(rounded)) > std::abs(exact) ? std::nextafter(rounded, 0.0f)
+                                                                  : rounded;
+}
+
+inline float half_of(uint32_t pair, int half) {
+  return from_bits<float>(uint64_t{pair >> (16 * half)} << 16 & 0xffffffffu);
+}
+
+struct Multiplication {
+  float* d;
+  const uint32_t* a;
+  uint32_t b[2];
+  bool done = false;
+};
+
+// The sum of the exact products and d, cut off at 24 bits: the order in which hardware adds is not
+// documented, but that it cuts off is known (M. Fasi et al., "Numerical behavior of NVIDIA tensor
+// cores", 2021).
+inline void multiply(Multiplication* const (&lanes)[kWarpSize]) {
+  float a[16][16], b[16][8];
+  for (int lane = 0; lane < kWarpSize; ++lane) {
+    const int g = lane / 4, t = lane % 4;
+    for (int half = 0; half < 2; ++half) {
+      for (int i = 0; i < 4; ++i)
+        a[g + i % 2 * 8][2 * t + half + i / 2 * 8] = half_of(lanes[lane]->a[i], half);
+      for (int i = 0; i < 2; ++i) b[2 * t + half + i * 8][g] = half_of(lanes[lane]->b[i], half);
+    }
+  }
+  for (int lane = 0; lane < kWarpSize; ++lane) {
+    for (int i = 0; i < 4; ++i) {
+      const int row = lane / 4 + i / 2 * 8, column = 2 * (lane % 4) + i % 2;
+      double sum = lanes[lane]->d[i];
+      for (int k = 0; k < 16; ++k) sum += static_cast<double>(a[row][k]) * b[k][column];
+      lanes[lane]->d[i] = toward_zero(sum);
+    }
+  }
+}
+
+template <typename T>
+struct MatrixLoad {
+  uint32_t* fragment;
+  SharedPointer<T> row;
+  bool transposed, done = false;
+};
+
+template <typename T>
+void load(MatrixLoad<T>* const (&lanes)[kWarpSize]) {
+  for (int matrix = 0; matrix < 4; ++matrix) {
+    uint16_t elements[8][8];
+    for (int row = 0; row < 8; ++row) {
+      const T octet = lanes[matrix * 8 + row]->row.read_for_warp();
+      std::memcpy(elements[row], &octet, sizeof(octet));
+    }
+    for (int lane = 0; lane < kWarpSize; ++lane) {
+      const int row = lane / 4, column = 2 * (lane % 4);
+      const bool transposed = lanes[lane]->transposed;
+      const uint32_t low = transposed ? elements[column][row] : elements[row][column];
+      const uint32_t high = transposed ? elements[column + 1][row] : elements[row][column + 1];
+      lanes[lane]->fragment[matrix] = low | high << 16;
+    }
+  }
+}
+
+}  // namespace emulation
+
+namespace pairloss::cuda {
+namespace {
+
+using SharedOctet = emulation::SharedPointer<Octet>;
+
+inline void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+                         int line = __builtin_LINE()) {
+  emulation::Multiplication mine{d, a, {b0, b1}};
+  emulation::as_one_warp(mine, line, emulation::multiply);
+}
+
+inline void load_matrices(uint32_t (&fragment)[4], SharedOctet row, int line = __builtin_LINE()) {
+  emulation::MatrixLoad<Octet> mine{fragment, row, false};
+  emulation::as_one_warp(mine, line, emulation::load<Octet>);
+}
+
+inline void load_matrices_transposed(uint32_t (&fragment)[4], SharedOctet row,
+                                     int line = __builtin_LINE()) {
+  emulation::MatrixLoad<Octet> mine{fragment, row, true};
+  emulation::as_one_warp(mine, line, emulation::load<Octet>);
+}
+
+inline void copy_async(SharedOctet destination, const Octet* source, int line = __builtin_LINE()) {
+  emulation::Machine& machine = emulation::Machine::get();
+  if (reinterpret_cast<uintptr_t>(source) % sizeof(Octet) != 0)
+    machine.fail("copy_async: the source is not aligned to 16 bytes", line);
+  destination.announce();
+  machine.copies().push([destination, source] { destination.arrive(*source); });
+}
+
+inline void commit_copies() { emulation::Machine::get().copies().commit(); }
+
+template <int kPending>
+void wait_for_copies() {
+  emulation::Machine::get().copies().wait(kPending);
+}
+
+}  // namespace
+}  // namespace pairloss::cuda
