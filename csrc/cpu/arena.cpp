@@ -7,6 +7,8 @@
 #include <sys/mman.h>
 #endif
 
+#include "cpu/ideas.h"
+
 namespace pairloss::cpu {
 namespace {
 
@@ -23,7 +25,9 @@ std::atomic<char*> spare{nullptr};
 
 constexpr size_t kLeastSpare = size_t{1} << 16, kLargestSpare = size_t{1} << 27;
 
-bool can_be_spare(size_t bytes) { return bytes >= kLeastSpare && bytes <= kLargestSpare; }
+bool can_be_spare(size_t bytes) {
+  return uses<Idea::spare_buffer> && bytes >= kLeastSpare && bytes <= kLargestSpare;
+}
 
 char* allocate(size_t bytes) {
   char* const data = static_cast<char*>(::operator new(bytes, alignment(bytes)));

@@ -31,7 +31,7 @@ class Order {
   Order(const Problem& problem, const Workers& workers, bool certifies)
       : rows_(problem.sides[0].n + problem.sides[1].n),
         columns_(round_up(problem.k, kLanes<T>)),
-        wanted_(certifies && problem.similarity == nullptr),
+        wanted_(uses<Idea::likeness_order> && certifies && problem.similarity == nullptr),
         memory_(wanted_ ? rows_ * sizeof(Likeness) + workers.count * (2 * columns_ * sizeof(T) + 64)
                         : 1) {
     if (!wanted_) return;

@@ -12,6 +12,7 @@
 #endif
 
 #include "cpu/arena.h"
+#include "cpu/ideas.h"
 #include "cpu/labels.h"
 #include "cpu/pair_kl_hinge.h"
 #include "cpu/schedule.h"

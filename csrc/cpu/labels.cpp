@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include "cpu/ideas.h"
+
 namespace pairloss::cpu {
 namespace {
 
@@ -120,7 +122,9 @@ void Arrangement::arrange(const Level* levels, int64_t level_count, int64_t side
     sort_by(order, columns, [&](int64_t i) { return likeness[i].largest; });
   }
   std::vector<const Level*> coarsest_last;
-  for (int64_t g = 0; g < level_count; ++g) coarsest_last.push_back(levels + g);
+  for (int64_t g = 0; uses<Idea::class_order> && g < level_count; ++g) {
+    coarsest_last.push_back(levels + g);
+  }
   std::stable_sort(coarsest_last.begin(), coarsest_last.end(),
                    [](const Level* a, const Level* b) { return a->classes > b->classes; });
   for (const Level* level : coarsest_last) {

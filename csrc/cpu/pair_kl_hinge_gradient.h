@@ -13,7 +13,8 @@ namespace {
 // What finds the active pairs, in double and in float.
 #if defined(PAIRLOSS_AMX)
 template <class T>
-using Tiles = std::conditional_t<std::is_same_v<T, float>, AmxTiles, VectorTiles<T>>;
+using Tiles = std::conditional_t<uses<Idea::coarse_first> && std::is_same_v<T, float>, AmxTiles,
+                                 VectorTiles<T>>;
 #else
 template <class T>
 using Tiles = VectorTiles<T>;
@@ -36,7 +37,7 @@ class Differentiation {
         panels_(batch_.panels),
         row_weights_(static_cast<const T*>(row_weights)),
         weighted_(row_weights != nullptr),
-        tiles_(panels_, problem.margin, batch_.certifies),
+        tiles_(panels_, problem.margin, uses<Idea::certificates> && batch_.certifies),
         term_count_(problem.similarity != nullptr ? 2 : 2 * problem.level_count - 1),
         sums_(sums) {
     // A side's rows need W for the first argument's gradient, and V for the second's.

@@ -18,11 +18,16 @@ namespace pairloss::cpu::PAIRLOSS_ISA {
 // lists takes as long whatever is summed, and the other ways are the faster the fewer vectors a row
 // of the source has: of a single one, nothing is listed.
 #if defined(PAIRLOSS_AMX)
+constexpr bool kListsAll = false;
 constexpr int64_t kListedBits = 140;
 #else
-constexpr int64_t kListedBits = 160;
+// Without subset sums there is nothing but lists: of the set bits, or else of the missing ones.
+constexpr bool kListsAll = !uses<Idea::subset_sums>;
+constexpr int64_t kListedBits = kListsAll ? 512 : 160;
 #endif
 constexpr int64_t listed_bits(int64_t vectors) {
+  if (!uses<Idea::bit_lists>) return 0;
+  if (kListsAll) return kListedBits;
   const int64_t bits = kListedBits - kListedBits * 9 / (8 * vectors);
   return bits > 0 ? bits : 0;
 }
@@ -97,7 +102,7 @@ class Selection {
       for (int64_t w = 0; w < words; ++w) {
         const uint32_t bit = uint32_t{1} << w;
         if (set_bits[w] == 0) continue;
-        if (set_bits[w] == all_bits) {
+        if (uses<Idea::totals> && set_bits[w] == all_bits) {
           whole_[group] |= bit;
           full_rows[w] += end - group * 32;
         } else if (set_bits[w] <= listed_) {
@@ -127,7 +132,7 @@ class Selection {
     }
     if (any_dense_ == 0) return;
 #if defined(PAIRLOSS_AMX)
-    if constexpr (std::is_same_v<T, float>) {
+    if constexpr (uses<Idea::matrix_unit> && std::is_same_v<T, float>) {
       add_selected_by_amx(panels, source, source_row, {bits_, words_, rows_, dense_, any_dense_},
                           destination, destination_row, scratch_.amx);
       return;
@@ -147,7 +152,7 @@ class Selection {
   }
 
  private:
-  static bool is_full(int set) { return set > 16; }
+  static bool is_full(int set) { return uses<Idea::totals> && set > 16; }
 
   // A block with more bits than are listed: dense, or with full rows. Returns how many of those.
   int64_t look_closer(int64_t group, int64_t w, int64_t end) {
