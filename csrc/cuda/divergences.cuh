@@ -7,8 +7,6 @@
 namespace pairloss::cuda {
 namespace {
 
-constexpr int kTile = 64;  // rows and columns of a tile of pairs
-constexpr int kMicro = 4;  // a thread holds 4 x 4 elements of its block's tile
 constexpr int kStep = 16;  // classes that are staged at a time
 constexpr int kPad = 4;  // keeps 16-byte alignment, and transposed stores at two-way bank conflicts
 constexpr int kTileLanes = kTile / kMicro;  // threads across a tile: half a warp

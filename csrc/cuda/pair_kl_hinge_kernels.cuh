@@ -14,6 +14,8 @@
 // save the pass over the pairs that the hinge needs, and costs a sort by label.
 //
 //   prepare_kernel       P and L; numbers of pairs (prepare.cuh)
+//   extrema_kernel       the reference row of the tensor cores' operands, and
+//   planes_kernel        those operands (planes.cuh); in float64 and for few classes neither
 //   levels_kernel        from the numbers, the scales of each level
 //   for every chunk of rows i, against all columns j:
 //     losses_kernel      D_ij and D_ji by tiles of 64 x 64 (divergences.cuh); from them the rows'
@@ -70,10 +72,13 @@ struct Evaluation {
   out_t *grad, *ref_grad;  // (N, K), (M, K)
 };
 
+enum class Arithmetic { automatic, fma, tensor };
+
 // Tests choose; everybody else leaves it to the sizes.
 struct Choice {
   bool tiled = false;      // not the kernel for small batches
   int64_t chunk_rows = 0;  // 0: the default; else a multiple of kTile, and tiled
+  Arithmetic arithmetic = Arithmetic::automatic;  // of the tiled kernels; float64 has no choice
 };
 
 namespace {
@@ -90,7 +95,7 @@ struct Pass {
 template <typename acc_t>
 struct Work {
   Pass<acc_t> pass, ref_pass;
-  bool with_pass, with_ref_pass, small;
+  bool with_pass, with_ref_pass, small, tensor;
   int64_t count_blocks;
   Counts* counts;
   Level<acc_t>* levels;
@@ -99,14 +104,20 @@ struct Work {
   template <typename scalar_t, typename out_t>
   Work(const Evaluation<scalar_t, out_t>& e, const Choice& choice, Workspace& workspace) {
     const bool within = e.ref_rows == 0, both = e.gradient == Gradient::both;
+    small = !choice.tiled && choice.chunk_rows == 0 &&
+            is_small<acc_t>(e.rows, std::max(e.rows, e.ref_rows), e.classes, e.levels);
+    tensor = std::is_same_v<acc_t, float> && !small &&
+             (choice.arithmetic == Arithmetic::automatic ? e.classes >= kLeastTensorClasses
+                                                         : choice.arithmetic == Arithmetic::tensor);
     Problem<acc_t>& problem = pass.problem;
     problem.rows = {e.rows, e.labels, e.weights, e.upstream};
-    take_side(workspace, e.classes, problem.rows);
+    take_side(workspace, e.classes, tensor, problem.rows);
     problem.columns = problem.rows;
     if (!within) {
       problem.columns = {e.ref_rows, e.ref_labels, e.ref_weights};
-      take_side(workspace, e.classes, problem.columns);
+      take_side(workspace, e.classes, tensor, problem.columns);
     }
+    if (tensor) problem.extrema = take_extrema(workspace, e.classes);
     problem.within = within;
     problem.classes = e.classes;
     problem.level_count = e.levels;
@@ -118,8 +129,6 @@ struct Work {
     problem.levels = levels = workspace.take<Level<acc_t>>(e.levels);
 
     ticket = workspace.take<unsigned>(1);
-    small = !choice.tiled && choice.chunk_rows == 0 &&
-            is_small<acc_t>(e.rows, std::max(e.rows, e.ref_rows), e.classes, e.levels);
 
     const auto make_pass = [&](Pass<acc_t>& made, bool with_sums, bool with_grad) {
       const int64_t rows = made.problem.rows.rows, columns = made.problem.columns.rows;
@@ -177,6 +186,15 @@ void launch_losses(const Pass<acc_t>& pass, cudaStream_t stream) {
          chunk);
 }
 
+inline void launch_planes(const Problem<float>& problem, cudaStream_t stream) {
+  const int64_t ref_rows = problem.within ? 0 : problem.columns.rows;
+  const int64_t tiles = ceil_div(problem.rows.rows, kTile) + ceil_div(ref_rows, kTile);
+  launch(extrema_kernel<float>, dim3(static_cast<unsigned>(tiles)), kExtremaThreads, stream,
+         problem);
+  launch(planes_kernel<float>, dim3(static_cast<unsigned>(tiles * kTile)),
+         row_threads(problem.classes), stream, problem);
+}
+
 template <bool kBoth, typename acc_t, typename out_t>
 void run_tiled(Pass<acc_t>& pass, acc_t* row_loss, out_t* grad, cudaStream_t stream) {
   auto& [problem, plan, chunk, small] = pass;
@@ -228,6 +246,9 @@ void run(const Evaluation<scalar_t, out_t>& e, const Choice& choice, void* alloc
     return;
   }
 
+  if constexpr (std::is_same_v<acc_t, float>) {
+    if (work.tensor) launch_planes(work.pass.problem, stream);
+  }
   for (int first = 0; first < e.levels; first += kLevelsPerLaunch)
     launch(levels_kernel<acc_t>, dim3(1), kReduceThreads, stream, first, e.levels, within,
            work.counts, work.count_blocks, weighting,

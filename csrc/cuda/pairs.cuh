@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "cuda/launch.h"
+#include "cuda/mma.cuh"
 #include "pair_math.h"
 
 namespace pairloss::cuda {
@@ -25,6 +25,9 @@ PAIRLOSS_HOST_DEVICE Range part(int64_t count, int64_t index, int64_t parts) {
 
 PAIRLOSS_HOST_DEVICE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+constexpr int kTile = 64;  // rows and columns of a tile of pairs
+constexpr int kMicro = 4;  // a thread holds 4 x 4 elements of its block's tile
+
 // The rows of the batch, or those of the reference set.
 template <typename acc_t>
 struct Side {
@@ -34,7 +37,21 @@ struct Side {
   const acc_t* upstream = nullptr;  // null: none; else (rows,), see gradient_weight()
   acc_t* p = nullptr;               // (rows, K)
   acc_t* log_p = nullptr;           // (rows, K), log P + log K
-  int* unbounded = nullptr;         // (rows,), some log_p of the row is not finite
+  int* unbounded = nullptr;         // (rows,), some log_p of the row is not below kBounded
+
+  // For the tensor cores, see planes.cuh; null without them.
+  Octet* planes = nullptr;           // (row tiles, slices, kBlockOctets)
+  float *h = nullptr, *q = nullptr;  // (rows to whole tiles,)
+  int* tile_unbounded = nullptr;     // (row tiles,), some row that takes part is unbounded
+};
+
+// Far below what bf16 holds, and far beyond what matters.
+constexpr float kBounded = 0x1p100f;
+
+// Of each class over all rows, in the order of to_ordered(); null without tensor cores.
+struct Extrema {
+  int *least_p = nullptr, *greatest_log_p = nullptr;  // (K,)
+  int* some_unbounded = nullptr;                      // 0-d, the or of all tile_unbounded
 };
 
 // The loss of a pair is scale.similar * D or scale.dissimilar * max(margin - D, 0), summed over the
@@ -61,6 +78,7 @@ struct Problem {
   int64_t ignore_index = 0;
   const int8_t* similarity = nullptr;    // (N, N) in {1, 0, -1}, or null
   const Level<acc_t>* levels = nullptr;  // (G,)
+  Extrema extrema;
   acc_t margin = 0;
 
   // Rows that do not exist are ignored; with a similarity matrix there are no labels to look at.

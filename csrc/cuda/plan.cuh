@@ -18,6 +18,7 @@ constexpr int64_t kPairBlocks = 512;
 constexpr int64_t kProductThreads = 512 * 256;
 constexpr int64_t kCountBlocks = 4096;
 constexpr int kSumThreads = 256;
+constexpr int64_t kLeastTensorClasses = 16;  // below, most of a slice would be padding
 
 // One pass over the pairs: of all rows with all columns.
 struct Plan {
@@ -98,10 +99,24 @@ class Workspace {
 };
 
 template <typename acc_t>
-void take_side(Workspace& workspace, int64_t classes, Side<acc_t>& side) {
+void take_side(Workspace& workspace, int64_t classes, bool tensor, Side<acc_t>& side) {
   side.p = workspace.take<acc_t>(side.rows * classes);
   side.log_p = workspace.take<acc_t>(side.rows * classes);
   side.unbounded = workspace.take<int>(side.rows);
+  if (!tensor) return;
+  const int64_t tiles = ceil_div(side.rows, kTile);
+  side.planes = workspace.take<Octet>(tiles * ceil_div(classes, kSlice) * kBlockOctets);
+  side.h = workspace.take<float>(tiles * kTile);
+  side.q = workspace.take<float>(tiles * kTile);
+  side.tile_unbounded = workspace.take<int>(tiles);
+}
+
+inline Extrema take_extrema(Workspace& workspace, int64_t classes) {
+  Extrema extrema;
+  extrema.least_p = workspace.take<int>(classes);
+  extrema.greatest_log_p = workspace.take<int>(classes);
+  extrema.some_unbounded = workspace.take<int>(1);
+  return extrema;
 }
 
 template <typename acc_t>

@@ -4,8 +4,7 @@
 
 #include <math.h>
 
-#include "cuda/pairs.cuh"
-#include "cuda/reductions.cuh"
+#include "cuda/planes.cuh"
 
 namespace pairloss::cuda {
 namespace {
@@ -44,7 +43,7 @@ __device__ void softmax_row(const Side<acc_t>& side, int64_t row, int64_t classe
     const acc_t stored = static_cast<acc_t>(shifted - log_mean);
     p[k] = flush_probability(static_cast<acc_t>(exp(shifted) * reciprocal));
     log_p[k] = stored;
-    bounded &= is_finite(stored);
+    bounded &= fabs(stored) < static_cast<acc_t>(kBounded);  // not so for NaN
   }
   const int unbounded = __syncthreads_or(!bounded);
   if (threadIdx.x == 0) side.unbounded[row] = unbounded;
@@ -88,15 +87,16 @@ __device__ void count_pairs(const Problem<acc_t>& problem, int64_t share, int64_
   }
 }
 
-// Also clears the ticket of small_batch_kernel. Grid: count_blocks that count, then a block per row
-// of the batch, then one per row of the reference set. The counting blocks come first because they
-// take longest.
+// Also clears the ticket of small_batch_kernel, and what extrema_kernel joins. Grid: count_blocks
+// that count, then a block per row of the batch, then one per row of the reference set. The
+// counting blocks come first because they take longest.
 template <typename scalar_t, typename acc_t>
 __global__ void prepare_kernel(Problem<acc_t> problem, const scalar_t* logits,
                                const scalar_t* ref_logits, int64_t count_blocks, Counts* counts,
                                unsigned* ticket) {
   int64_t block = blockIdx.x;
   if (block == 0 && threadIdx.x == 0) *ticket = 0;
+  if (block == 0) clear_extrema(problem.extrema, problem.classes);
   if (block < count_blocks) return count_pairs(problem, block, count_blocks, counts);
   block -= count_blocks;
   if (block < problem.rows.rows) return softmax_row(problem.rows, block, problem.classes, logits);

@@ -13,10 +13,13 @@ def kernels() -> Kernels:
     return Kernels(build("pair_kl_hinge"))
 
 
-@pytest.fixture(params=[False, True], ids=["small", "tiled"])
+@pytest.fixture(params=["small", "fma", "tensor"])
 def each_way(kernels: Kernels, request: pytest.FixtureRequest) -> Kernels:
-    """Small batches have a kernel of their own; the tiled ones must be right for them, too."""
-    return Kernels(kernels.library, tiled=request.param)
+    """Small batches have a kernel of their own; the tiled ones, which for many classes use the
+    tensor cores, must be right for them, too."""
+    if request.param == "small":
+        return kernels
+    return Kernels(kernels.library, tiled=True, arithmetic=request.param)
 
 
 @pytest.fixture(scope="session")

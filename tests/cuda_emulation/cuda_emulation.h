@@ -622,6 +622,16 @@ T atomicAdd(T* address, T value) {
   return std::exchange(*address, static_cast<T>(*address + value));
 }
 template <typename T>
+T atomicMin(T* address, T value) {
+  static_assert(std::is_integral_v<T>);
+  return std::exchange(*address, std::min(*address, value));
+}
+template <typename T>
+T atomicMax(T* address, T value) {
+  static_assert(std::is_integral_v<T>);
+  return std::exchange(*address, std::max(*address, value));
+}
+template <typename T>
 T atomicOr(T* address, T value) {
   static_assert(std::is_integral_v<T>);
   return std::exchange(*address, static_cast<T>(*address | value));

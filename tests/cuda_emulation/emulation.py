@@ -16,6 +16,7 @@ HERE = Path(__file__).resolve().parent
 
 GRADIENTS = {"both": 0, "second": 1}
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
+ARITHMETICS = {"automatic": 0, "fma": 1, "tensor": 2}
 ELEMENTS = {torch.float64: 0, torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
 
 
@@ -66,6 +67,7 @@ class _Call(ctypes.Structure):
         ("ref_grad", ctypes.c_void_p),
         ("tiled", ctypes.c_int64),
         ("chunk_rows", ctypes.c_int64),
+        ("arithmetic", ctypes.c_int64),
         ("seed", ctypes.c_int64),
         ("launches", ctypes.c_void_p),
     ]
@@ -86,13 +88,15 @@ class Kernels:
     ``inputs_and_options``: the tensors of :class:`pairloss._arguments.Inputs` by their names, and
     the other arguments of the operators; ``chunk_rows`` forces the size of the chunks of rows,
     ``seed`` the order of threads and blocks. ``tiled``: the kernels for large batches at all sizes.
+    ``arithmetic``: theirs, whatever the number of classes says.
     """
 
-    def __init__(self, library: ctypes.CDLL, tiled: bool = False):
+    def __init__(self, library: ctypes.CDLL, tiled: bool = False, arithmetic: str = "automatic"):
         library.emulate_pair_kl_hinge.restype = ctypes.c_char_p
         library.workspace_bytes_float32.restype = ctypes.c_int64
         self.library = library
         self.tiled = tiled
+        self.arithmetic = arithmetic
         self.launches = 0  # of the last call
 
     def forward(
@@ -207,6 +211,7 @@ class Kernels:
             dissimilar_weight=dissimilar_weight,
             balance=balance,
             tiled=self.tiled,
+            arithmetic=ARITHMETICS[self.arithmetic],
             chunk_rows=chunk_rows,
             seed=seed,
             launches=ctypes.addressof(launches),
