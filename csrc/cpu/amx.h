@@ -52,6 +52,10 @@ PAIRLOSS_INLINE __m512i interleave(__m512 even, __m512 odd) {
 
 // P as A-tiles and L as B-tiles, two parts each, and the thresholds of every row.
 //
+// A last step of few columns has its three products side by side, as one product of
+//
+//   P: [hi | hi | lo]   and   L: [hi | lo | hi]
+//
 // Here L is log P itself, not relative to the reference: all terms P_ik L_jk are <= 0, so a
 // relative error of the terms is one of the sum E_ij = sum_k P_ik L_jk. The pair is active where
 // E_ij > t_i = h_i - m <= 0, and the computed sum tells so unless it is within |t_i| error of t_i.
@@ -59,20 +63,24 @@ struct AmxTiles {
   static constexpr int64_t kStepsAtOnce = 8;  // 256 columns: the B-tiles of 32 rows fill 32 KiB
 
   Panels<float> panels;
+  int64_t k;               // columns that are not padding
   const float *p, *l, *h;  // Panels; l is relative to the reference
   Reference<float> reference;
   double margin;
-  int64_t steps;  // of 32 columns
+  int64_t steps;    // of 32 columns
+  int64_t abreast;  // columns of a last step that has its products side by side, or 0
   bool certifies;
   uint16_t *p_tiles, *l_tiles;  // [group of 16 rows][step][part]
   uint16_t* bound_tiles;        // [group of 8 words][step]: the bounds of certificates.h
   float* threshold;             // per row
   float* unclear;  // per 32 rows: sums closer to the threshold than this decide nothing
 
-  AmxTiles(const Panels<float>& panels, double margin, bool certifies)
+  AmxTiles(const Panels<float>& panels, int64_t k, double margin, bool certifies)
       : panels(panels),
+        k(k),
         margin(margin),
-        steps(round_up(panels.columns, kTileDepth) / kTileDepth),
+        steps(round_up(k, kTileDepth) / kTileDepth),
+        abreast(k % kTileDepth * 3 <= kTileDepth ? k % kTileDepth : 0),
         certifies(certifies) {}
 
   // Floats that find_active needs to carry sums from one group of steps to the next.
@@ -119,10 +127,11 @@ struct AmxTiles {
 
   // log P of 16 columns from what is relative to the reference.
   PAIRLOSS_INLINE __m512 absolute(__m512 relative, int64_t column) const {
-    if (column >= panels.columns) return _mm512_setzero_ps();
+    if (column >= k) return _mm512_setzero_ps();
     const __m512 of_reference =
         load(reference.shifted + column) - static_cast<float>(reference.log_sum);
-    return _mm512_min_ps(relative + of_reference, _mm512_setzero_ps());
+    const auto inside = static_cast<__mmask16>(k - column < 16 ? (1 << (k - column)) - 1 : -1);
+    return _mm512_maskz_min_ps(inside, relative + of_reference, _mm512_setzero_ps());
   }
 
   void pack(int64_t row) {
@@ -136,7 +145,7 @@ struct AmxTiles {
 
   // The bounds of the rows row .. row + 31, as two columns of a B-tile.
   void pack_bounds(int64_t row) {
-    const auto store_column = [&](int64_t column, __m512 bound, int64_t to_column) {
+    const auto store_bounds = [&](int64_t column, __m512 bound, int64_t to_column) {
       alignas(64) uint32_t units[16];
       _mm512_store_si512(units, _mm512_srli_epi32((__m512i)round_to_bfloat16(bound), 16));
       uint16_t* to = bound_tile(row, column / kTileDepth) + to_column * 2;
@@ -147,40 +156,39 @@ struct AmxTiles {
     };
     const int64_t word = row / 32 % kBoundedWords;
     for_extrema(panels, l, row, [&](int64_t column, Vec<float> max, Vec<float> min) {
-      store_column(column, absolute(max, column), word);
-      store_column(column, absolute(min, column), kBoundedWords + word);
+      store_bounds(column, absolute(max, column), word);
+      store_bounds(column, absolute(min, column), kBoundedWords + word);
     });
     if (panels.columns % kTileDepth == 0) return;
-    store_column(panels.columns, _mm512_setzero_ps(), word);
-    store_column(panels.columns, _mm512_setzero_ps(), kBoundedWords + word);
+    store_bounds(panels.columns, _mm512_setzero_ps(), word);
+    store_bounds(panels.columns, _mm512_setzero_ps(), kBoundedWords + word);
   }
 
   // The tiles and thresholds of rows row .. row + 15.
   void pack_group(int64_t row) {
     Vec<float> entropy[kTileRows] = {};
     for (int64_t step = 0; step < steps; ++step) {
-      uint32_t* pairs = reinterpret_cast<uint32_t*>(l_tile(row, step));
+      const bool is_abreast = abreast > 0 && step == steps - 1;
       for (int64_t r = 0; r < kTileRows; ++r) {
-        __m512i l_hi[2], l_lo[2];
+        __m512 p_hi[2], p_lo[2], l_hi[2], l_lo[2];
         for (int64_t half = 0; half < 2; ++half) {
           const int64_t column = step * kTileDepth + half * 16;
           const __m512 p_r = columns_of(p, row + r, column);
           const __m512 log_p = absolute(columns_of(l, row + r, column), column);
           entropy[r] += p_r * log_p;
-          uint16_t* to = p_tile(row, step) + r * kTileDepth + half * 16;
-          const __m512 p_hi = round_to_bfloat16(p_r), log_p_hi = round_to_bfloat16(log_p);
-          _mm256_storeu_si256((__m256i*)to, (__m256i)_mm512_cvtneps_pbh(p_hi));
-          _mm256_storeu_si256((__m256i*)(to + kTileElements),
-                              (__m256i)_mm512_cvtneps_pbh(p_r - p_hi));
-          l_hi[half] = (__m512i)log_p_hi;
-          l_lo[half] = (__m512i)round_to_bfloat16(log_p - log_p_hi);
+          p_hi[half] = round_to_bfloat16(p_r), p_lo[half] = round_to_bfloat16(p_r - p_hi[half]);
+          l_hi[half] = round_to_bfloat16(log_p), l_lo[half] = round_to_bfloat16(log_p - l_hi[half]);
         }
-        // Row r of L becomes column r of the B-tile: its pairs of columns are 32-bit units.
-        const __m512i place = _mm512_setr_epi32(0, 16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176,
-                                                192, 208, 224, 240);
-        const __m512i units[2] = {narrow(l_hi[0], l_hi[1]), narrow(l_lo[0], l_lo[1])};
-        for (int64_t part = 0; part < 2; ++part) {
-          _mm512_i32scatter_epi32(pairs + part * kTileElements / 2 + r, place, units[part], 4);
+        uint16_t* const to_p = p_tile(row, step) + r * kTileDepth;
+        uint16_t* const to_l = l_tile(row, step) + r * 2;
+        if (is_abreast) {
+          store_row(to_p, place_abreast(narrow(p_hi[0], p_lo[0]), 0, kTileRows));
+          store_column(to_l, place_abreast(narrow(l_hi[0], l_lo[0]), kTileRows, 0));
+        } else {
+          store_row(to_p, narrow(p_hi[0], p_hi[1]));
+          store_row(to_p + kTileElements, narrow(p_lo[0], p_lo[1]));
+          store_column(to_l, narrow(l_hi[0], l_hi[1]));
+          store_column(to_l + kTileElements, narrow(l_lo[0], l_lo[1]));
         }
       }
     }
@@ -294,10 +302,32 @@ struct AmxTiles {
   static constexpr int64_t kBlock = 32 * 32;
 
   // The upper halves of 32 floats as 16-bit units, in order.
-  PAIRLOSS_INLINE static __m512i narrow(__m512i low, __m512i high) {
-    const __m256i a = _mm512_cvtepi32_epi16(_mm512_srli_epi32(low, 16));
-    const __m256i b = _mm512_cvtepi32_epi16(_mm512_srli_epi32(high, 16));
+  PAIRLOSS_INLINE static __m512i narrow(__m512 low, __m512 high) {
+    const __m256i a = _mm512_cvtepi32_epi16(_mm512_srli_epi32((__m512i)low, 16));
+    const __m256i b = _mm512_cvtepi32_epi16(_mm512_srli_epi32((__m512i)high, 16));
     return _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1);
+  }
+
+  // From [hi (16) | lo (16)]: hi of the columns abreast, then the units that begin at `second`,
+  // then those that begin at `third`; zeros.
+  PAIRLOSS_INLINE __m512i place_abreast(__m512i units, int64_t second, int64_t third) const {
+    const __m512i number = _mm512_load_si512(kNumbers.of);
+    const auto from = [&](int64_t part) { return uint32_t{~0u} << part * abreast; };
+    const auto shift = [&](int64_t by) { return _mm512_set1_epi16(static_cast<int16_t>(by)); };
+    __m512i unit = _mm512_mask_add_epi16(number, from(1), number, shift(second - abreast));
+    unit = _mm512_mask_add_epi16(unit, from(2), number, shift(third - 2 * abreast));
+    return _mm512_maskz_permutexvar_epi16(~from(3), unit, units);
+  }
+
+  PAIRLOSS_INLINE static void store_row(uint16_t* to, __m512i units) {
+    _mm512_storeu_si512(to, units);
+  }
+
+  // A row of L is a column of a B-tile, by pairs of units.
+  PAIRLOSS_INLINE static void store_column(uint16_t* to, __m512i units) {
+    const __m512i place =
+        _mm512_setr_epi32(0, 16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240);
+    _mm512_i32scatter_epi32(to, place, units, 4);
   }
 
   // hi hi + hi lo + lo hi of 32 rows and 32 columns, summed over some steps, in tiles 0 to 3.
@@ -309,7 +339,8 @@ struct AmxTiles {
     _tile_zero(3);
     const int64_t next = steps * 2 * kTileElements;  // to the next group of 16 rows
     const uint16_t *a = p_tile(row, first), *b = l_tile(column, first);
-    for (int64_t step = first; step < last;
+    const bool ends_abreast = abreast > 0 && last == steps;
+    for (int64_t step = first; step < last - ends_abreast;
          ++step, a += 2 * kTileElements, b += 2 * kTileElements) {
       _tile_loadd(6, b, 64);
       _tile_loadd(7, b + next, 64);
@@ -332,6 +363,15 @@ struct AmxTiles {
       _tile_dpbf16ps(2, 5, 6);
       _tile_dpbf16ps(3, 5, 7);
     }
+    if (!ends_abreast) return;
+    _tile_loadd(6, b, 64);
+    _tile_loadd(7, b + next, 64);
+    _tile_loadd(4, a, 64);
+    _tile_loadd(5, a + next, 64);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
   }
 
   PAIRLOSS_INLINE static void store_sums(float* sums) {
@@ -461,17 +501,25 @@ PAIRLOSS_INLINE void multiply_4x1(const uint16_t* first_a, int64_t a_stride,
   for (; words != 0; words &= words - 1) {
     const int w = __builtin_ctz(words);
     const uint16_t *a = first_a + w * a_stride, *b = first_b + w * 6 * kTileElements;
-    for (int64_t part = 0; part < 3; ++part) {
-      _tile_loadd(7, b + part * 2 * kTileElements, 64);
-      _tile_loadd(4, a, 64);
-      _tile_dpbf16ps(0, 4, 7);
-      _tile_loadd(5, a + kTileElements, 64);
-      _tile_dpbf16ps(1, 5, 7);
-      _tile_loadd(6, a + 2 * kTileElements, 64);
-      _tile_dpbf16ps(2, 6, 7);
-      _tile_loadd(4, a + 3 * kTileElements, 64);
-      _tile_dpbf16ps(3, 4, 7);
-    }
+    _tile_loadd(5, b, 64);
+    _tile_loadd(6, b + 2 * kTileElements, 64);
+    _tile_loadd(7, b + 4 * kTileElements, 64);
+    _tile_loadd(4, a, 64);
+    _tile_dpbf16ps(0, 4, 5);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(0, 4, 7);
+    _tile_loadd(4, a + kTileElements, 64);
+    _tile_dpbf16ps(1, 4, 5);
+    _tile_dpbf16ps(1, 4, 6);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_loadd(4, a + 2 * kTileElements, 64);
+    _tile_dpbf16ps(2, 4, 5);
+    _tile_dpbf16ps(2, 4, 6);
+    _tile_dpbf16ps(2, 4, 7);
+    _tile_loadd(4, a + 3 * kTileElements, 64);
+    _tile_dpbf16ps(3, 4, 5);
+    _tile_dpbf16ps(3, 4, 6);
+    _tile_dpbf16ps(3, 4, 7);
   }
   _tile_stored(0, to, bytes);
   _tile_stored(1, to + 16 * width, bytes);

@@ -8,32 +8,50 @@
 namespace pairloss::cpu::PAIRLOSS_ISA {
 
 struct BitLists {
-  uint32_t* source;  // the numbers of the set bits, row after row
+  uint16_t* source;  // the numbers of the set bits, row after row
   uint32_t* begin;   // one more than there are rows
 
-  static constexpr int64_t kSlack = 16;  // entries behind the last may be overwritten
+  static constexpr int64_t kSlack = 32;  // entries behind the last may be overwritten
 
   void lay_out(Arena& arena, int64_t rows, int64_t bits) {
-    source = arena.take<uint32_t>(bits + kSlack);
+    source = arena.take<uint16_t>(bits + kSlack);
     begin = arena.take<uint32_t>(rows + 1);
   }
 };
 
+#if defined(PAIRLOSS_AMX)
+struct Numbers {
+  alignas(64) uint16_t of[32];
+  constexpr Numbers() : of{} {
+    for (uint16_t i = 0; i < 32; ++i) of[i] = i;
+  }
+};
+inline constexpr Numbers kNumbers;
+#endif
+
 // Writes the numbers of the set bits of a word, plus `base`, and returns how many there are.
-PAIRLOSS_INLINE int64_t list_word(uint32_t word, uint32_t base, uint32_t* to) {
-#if PAIRLOSS_VECTOR_BYTES == 64
+PAIRLOSS_INLINE int64_t list_word(uint32_t word, uint32_t base, uint16_t* to) {
+#if defined(PAIRLOSS_AMX)
+  const __m512i number = _mm512_add_epi16(_mm512_set1_epi16(static_cast<int16_t>(base)),
+                                          _mm512_load_si512(kNumbers.of));
+  _mm512_storeu_si512(to, _mm512_maskz_compress_epi16(word, number));
+  return __builtin_popcount(word);
+#elif PAIRLOSS_VECTOR_BYTES == 64
   const __m512i number =
       _mm512_add_epi32(_mm512_set1_epi32(static_cast<int>(base)),
                        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
-  _mm512_storeu_si512(to, _mm512_maskz_compress_epi32(word & 0xffff, number));
+  const auto store_half = [](uint16_t* half, uint32_t mask, __m512i of_half) {
+    const __m512i listed = _mm512_maskz_compress_epi32(static_cast<__mmask16>(mask), of_half);
+    _mm256_storeu_si256((__m256i*)half, _mm512_cvtepi32_epi16(listed));
+  };
   const int64_t low = __builtin_popcount(word & 0xffff);
-  _mm512_storeu_si512(to + low, _mm512_maskz_compress_epi32(
-                                    word >> 16, _mm512_add_epi32(number, _mm512_set1_epi32(16))));
+  store_half(to, word & 0xffff, number);
+  store_half(to + low, word >> 16, _mm512_add_epi32(number, _mm512_set1_epi32(16)));
   return low + __builtin_popcount(word >> 16);
 #else
   int64_t count = 0;
   for (; word != 0; word &= word - 1)
-    to[count++] = base + static_cast<uint32_t>(__builtin_ctz(word));
+    to[count++] = static_cast<uint16_t>(base + static_cast<uint32_t>(__builtin_ctz(word)));
   return count;
 #endif
 }

@@ -61,18 +61,13 @@ double shift_and_exponentiate(T* z, T* e, int64_t padded) {
   }
   const T max = horizontal_max<T>(largest);
   Vec<T> sum{};
-  typename Simd<T>::I nan{};
   for (int64_t c = 0; c < padded; c += kLanes<T>) {
     const Vec<T> shifted =
         load(z + c) - max;  // +inf - +inf and -inf - -inf are NaN, as they should be
-    nan |= shifted != shifted;
     const Vec<T> exponential = exp_nonpositive(shifted);
-    sum += exponential;
+    sum += shifted == shifted ? exponential : shifted;
     store(z + c, shifted);
     store(e + c, exponential);
-  }
-  for (int64_t l = 0; l < kLanes<T>; ++l) {
-    if (nan[l]) return NAN;
   }
   return horizontal_sum<T>(sum);
 }
@@ -133,8 +128,7 @@ RowFlags make_row(const Problem& problem, const Panels<T>& panels, const Referen
   const T offset = static_cast<T>(log_sum - reference.log_sum);
   const T scale = static_cast<T>(1.0 / sum);
   const Vec<T> infinite = broadcast(-static_cast<T>(INFINITY));
-  Vec<T> entropy{};
-  int64_t masked = 0;
+  Vec<T> entropy{}, masked{};
   for_each_vector(panels, position, [&](int64_t at, int64_t column) {
     const Vec<T> shifted = load(z + column);
     const auto is_masked = shifted == infinite;
@@ -146,10 +140,11 @@ RowFlags make_row(const Problem& problem, const Panels<T>& panels, const Referen
     entropy += probability * log_p;
     store(l + at, log_p);
     store(p + at, probability);
-    for (int64_t lane = 0; lane < kLanes<T>; ++lane) masked -= is_masked[lane];
+    masked += is_masked ? broadcast(T(1)) : Vec<T>{};
   });
   h[position] = static_cast<T>(horizontal_sum<T>(entropy));
-  return {log_sum != log_sum, masked > panels.columns - problem.k};
+  const double padding = static_cast<double>(panels.columns - problem.k);
+  return {log_sum != log_sum, horizontal_sum<T>(masked) > padding};
 }
 
 // For the rows of one block of kColumnBlock positions: packed[column][position], the order in which

@@ -76,19 +76,51 @@ PAIRLOSS_INLINE uint32_t greater_mask(Vec<double> a, Vec<double> b) {
 #endif
 }
 
-// Lanes are added in halves, always in the same order.
-template <class T>
-PAIRLOSS_INLINE double horizontal_sum(Vec<T> v) {
-  double lane[kLanes<T>];
-  for (int64_t l = 0; l < kLanes<T>; ++l) lane[l] = v[l];
-  for (int64_t half = kLanes<T> / 2; half > 0; half /= 2) {
+// Lanes are added in halves, in double: in the same order in every instruction set's way to do it.
+PAIRLOSS_INLINE double horizontal_sum_of(Vec<double> v) {
+#if PAIRLOSS_VECTOR_BYTES == 64
+  return _mm512_reduce_add_pd((__m512d)v);
+#elif PAIRLOSS_VECTOR_BYTES == 32
+  const __m128d half =
+      _mm_add_pd(_mm256_castpd256_pd128((__m256d)v), _mm256_extractf128_pd((__m256d)v, 1));
+  return half[0] + half[1];
+#else
+  double lane[kLanes<double>];
+  for (int64_t l = 0; l < kLanes<double>; ++l) lane[l] = v[l];
+  for (int64_t half = kLanes<double> / 2; half > 0; half /= 2) {
     for (int64_t l = 0; l < half; ++l) lane[l] += lane[l + half];
   }
   return lane[0];
+#endif
+}
+
+PAIRLOSS_INLINE double horizontal_sum_of(Vec<float> v) {
+#if PAIRLOSS_VECTOR_BYTES == 64
+  return horizontal_sum_of((Vec<double>)_mm512_cvtps_pd(_mm512_castps512_ps256((__m512)v)) +
+                           (Vec<double>)_mm512_cvtps_pd(_mm512_extractf32x8_ps((__m512)v, 1)));
+#elif PAIRLOSS_VECTOR_BYTES == 32
+  return horizontal_sum_of((Vec<double>)_mm256_cvtps_pd(_mm256_castps256_ps128((__m256)v)) +
+                           (Vec<double>)_mm256_cvtps_pd(_mm256_extractf128_ps((__m256)v, 1)));
+#else
+  Vec<double> sum;
+  for (int64_t l = 0; l < kLanes<double>; ++l) {
+    sum[l] = static_cast<double>(v[l]) + static_cast<double>(v[l + kLanes<double>]);
+  }
+  return horizontal_sum_of(sum);
+#endif
 }
 
 template <class T>
+PAIRLOSS_INLINE double horizontal_sum(Vec<T> v) {
+  return horizontal_sum_of(v);
+}
+
+// Of lanes that are not NaN.
+template <class T>
 PAIRLOSS_INLINE T horizontal_max(Vec<T> v) {
+#if PAIRLOSS_VECTOR_BYTES == 64
+  if constexpr (sizeof(T) == 4) return _mm512_reduce_max_ps((__m512)v);
+#endif
   T largest = v[0];
   for (int64_t l = 1; l < kLanes<T>; ++l) largest = v[l] > largest ? v[l] : largest;
   return largest;
