@@ -22,7 +22,7 @@ help:
 	@echo 'make demo      train on real images, write runs/demo/   ARGS="--data fashion-mnist"'
 	@echo 'make tables    a whole table of the paper                ARGS="--table 3 --data fashion-mnist"'
 	@echo 'make test      run the tests                            ARGS="-k gradcheck"'
-	@echo 'make bench     speed and memory beside the alternatives'
+	@echo 'make bench     speed and memory beside the alternatives, with pictures: five minutes'
 	@echo 'make bench-compare  whether it became slower than in the committed record'
 	@echo 'make lint      ruff, mypy, clang-format'
 	@echo 'make sanitize  the CPU kernels under AddressSanitizer and UBSan'
@@ -41,7 +41,7 @@ test: build
 	$(PYTHON) -m pytest $(ARGS)
 
 bench: build
-	$(PYTHON) -m benchmarks $(ARGS)
+	$(PYTHON) -m benchmarks --plot runs/benchmarks --json runs/benchmarks/record.json $(ARGS)
 
 bench-compare: build
 	$(PYTHON) -m benchmarks.compare $(ARGS)

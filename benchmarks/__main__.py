@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from benchmarks.runner import Options, run_case
 
 DEVICES = ("cpu", "cuda")
 DTYPES = ("float32", "float64", "float16", "bfloat16")
+# Seconds, after which a run of the usual cases starts no more competitor.
+BUDGET = 220.0
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -42,6 +45,13 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--methods", nargs="+", choices=METHODS, metavar="NAME", help=", ".join(METHODS))
     add("--seconds", type=float, help="of rounds for each case")
     add("--patience", type=float, help="give a competitor up that takes more seconds a call")
+    add(
+        "--budget",
+        type=float,
+        metavar="SECONDS",
+        help="start no more competitor after so many (default: 220 for the usual cases, which "
+        "then end within five minutes on two cores; else none)",
+    )
     add("--memory-bound", type=float, metavar="GIB", help="give up what would take more")
     add("--no-memory", action="store_true", help="do not measure memory")
     add("--threads", type=int, help="of the CPU")
@@ -88,6 +98,8 @@ def _usual_sizes(arguments: argparse.Namespace) -> tuple[Size, ...]:
 
 def make_options(arguments: argparse.Namespace) -> Options:
     usual = Options(seconds=0.2, patience=1.0) if arguments.quick else Options()
+    is_usual = not (arguments.full or arguments.sizes or arguments.logits)
+    budget = BUDGET if arguments.budget is None and is_usual else arguments.budget
     bound = usual.memory_bytes
     if arguments.memory_bound is not None:
         bound = arguments.memory_bound * 2**30
@@ -96,12 +108,14 @@ def make_options(arguments: argparse.Namespace) -> Options:
     return Options(
         seconds=usual.seconds if arguments.seconds is None else arguments.seconds,
         patience=usual.patience if arguments.patience is None else arguments.patience,
+        budget=budget,
         memory_bytes=bound,
         memory=not arguments.no_memory,
     )
 
 
 def main(argv: list[str] | None = None) -> int:
+    start = time.monotonic()
     arguments = parse_arguments(argv)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -120,8 +134,13 @@ def main(argv: list[str] | None = None) -> int:
         del settings[name]
     results: list[Result] = []
     record = Record(facts, settings, results)
+    sizes: set[Size] = set()
     for case in make_cases(arguments):
-        results += run_case(case, methods, options)
+        # Competitors look at all pairs, whatever the logits: once for each size.
+        again = (case.rows, case.columns) in sizes
+        sizes.add((case.rows, case.columns))
+        wanted = [method for method in methods if not (again and method.pilot)]
+        results += run_case(case, wanted, options, start)
         _progress([result for result in results if result.case == case])
         if arguments.json:  # what is done is kept, whatever happens to the rest
             record.save(arguments.json)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Sequence
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 import torch
 from torch import Tensor
@@ -20,6 +24,8 @@ OURS = "pairloss"
 # A pilot has about this many N^2 K: some milliseconds for a slow method.
 PILOT_WORK = 4e6
 MIN_PILOT_ROWS = 32
+# What hangs, or compiles for longer than so many seconds, is given up.
+LONGEST_START = 90.0
 # Methods must agree in the loss; a benchmark of something else would be worth nothing.
 AGREEMENT = {"float64": 1e-6, "float32": 1e-4, "float16": 0.05, "bfloat16": 0.05}
 
@@ -31,13 +37,16 @@ class Options:
     Attributes:
         seconds: of interleaved rounds for a case; the slowest methods get three rounds even so.
         patience: a competitor that would take more seconds a call is given up.
+        budget: seconds after the run's start, from which on no more competitor is started; what
+            ours is compared with (eager, compile) always is.
         memory_bytes: a method that would take more is given up.
         memory: whether peak memory is measured.
         cache: where the logits of real trainings are kept.
     """
 
-    seconds: float = 6.0
-    patience: float = 4.0
+    seconds: float = 4.0
+    patience: float = 2.0
+    budget: float | None = None
     memory_bytes: float = 4.0 * 2**30
     memory: bool = True
     cache: Path = logits.CACHE
@@ -47,8 +56,15 @@ class GivenUpError(Exception):
     """Why a method is not timed on a case."""
 
 
-def run_case(case: Case, methods: Sequence[Method], options: Options) -> list[Result]:
-    """A result for each of ``methods`` that is meant for the case, in their order."""
+def run_case(
+    case: Case, methods: Sequence[Method], options: Options, start: float | None = None
+) -> list[Result]:
+    """A result for each of ``methods`` that is meant for the case, in their order.
+
+    ``start`` is when the budget of the options began, in ``time.monotonic()``; by default now.
+    """
+    start = time.monotonic() if start is None else start
+    deadline = math.inf if options.budget is None else start + options.budget
     _forget_earlier_cases()
     batch = logits.make(case, options.cache)
     timer = Timer.for_device(batch[0].device)
@@ -59,7 +75,10 @@ def run_case(case: Case, methods: Sequence[Method], options: Options) -> list[Re
     for name, result in results.items():
         # Whatever goes wrong in a method is a line in the table, and the others go on.
         try:
-            steps[name], paces[name] = _start(METHODS[name], case, batch, options, timer, expected)
+            with _at_most(LONGEST_START):
+                steps[name], paces[name] = _start(
+                    METHODS[name], case, batch, options, timer, expected, deadline
+                )
         except Exception as error:
             result.problem = describe(error)
 
@@ -79,12 +98,15 @@ def _start(
     options: Options,
     timer: Timer,
     expected: float,
+    deadline: float,
 ) -> tuple[Step, Pace]:
     peak = method.peak_bytes(case)
     if peak > options.memory_bytes:
         bound = options.memory_bytes / 2**30
         raise GivenUpError(f"would take about {peak / 2**30:.3g} GiB, more than {bound:.3g}")
     if method.pilot:
+        if time.monotonic() > deadline:
+            raise GivenUpError(f"the run's budget of {options.budget:.3g} s was used up")
         seconds = _extrapolated(method, case, batch, timer)
         if seconds > options.patience:
             raise GivenUpError(f"would take about {seconds:.3g} s a call")
@@ -128,6 +150,22 @@ def _measure_memory(result: Result, step: Step, batch: tuple[Tensor, Tensor]) ->
             result.peak_bytes = memory.cpu_peak(method, case.what, *batch)
     except Exception as error:
         result.peak_problem = describe(error)
+
+
+@contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """Raises GivenUpError after so many seconds, as soon as Python is asked; main thread only."""
+
+    def give_up(number: int, frame: FrameType | None) -> None:
+        raise GivenUpError(f"took more than {seconds:.3g} s to start")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _forget_earlier_cases() -> None:

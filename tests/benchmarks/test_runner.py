@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import itertools
 import sys
+import time
 from dataclasses import replace
 
 import pytest
 import torch
 
 from benchmarks import memory, runner
-from benchmarks.baselines import eager
+from benchmarks.baselines import Loss, eager
 from benchmarks.pair_kl_hinge import METHODS, Case, Method
 from benchmarks.record import Result
 from benchmarks.runner import Options
@@ -87,6 +88,29 @@ def test_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.problem is not None
     seconds = float(result.problem.removeprefix("would take about ").removesuffix(" s a call"))
     assert seconds == pytest.approx(4.1, rel=0.01)
+
+
+def test_budget_ends_for_competitors_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = replace(OPTIONS, budget=5.0)
+    competitor = replace(METHODS["eager"], name="late", baseline=False, pilot=True)
+    monkeypatch.setattr(runner, "METHODS", {**METHODS, "late": competitor})
+    methods = [competitor, METHODS["eager"]]
+    in_time = runner.run_case(CASE, methods, options, start=time.monotonic())
+    assert all(result.seconds for result in in_time)
+    late, eager_result = runner.run_case(CASE, methods, options, start=time.monotonic() - 6.0)
+    assert late.problem == "the run's budget of 5 s was used up" and not late.seconds
+    assert eager_result.seconds
+
+
+def test_what_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "LONGEST_START", 0.1)
+
+    def hangs() -> Loss:
+        time.sleep(60)
+        return eager
+
+    result, _ = run(monkeypatch, Method("hanging", hangs))
+    assert result.problem == "took more than 0.1 s to start"
 
 
 def test_methods_for_a_device() -> None:
