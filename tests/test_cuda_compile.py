@@ -28,6 +28,8 @@ PLANNED = {
     r"partial_divergences_kernel<float>": (256, 2),
     r"products_kernel<16, .*, float>": (64, 4),
     r"products_kernel<64, .*, float>": (256, 2),
+    r"tensor_products_kernel<true, .*>": (512, 1),
+    r"tensor_products_kernel<false, .*>": (256, 2),
     r"small_batch_kernel<.*, float, .*>": (256, 1),
     r"finish_kernel<.*, float, .*>": (256, 4),
     r"prepare_kernel<.*, float>": (256, 3),

@@ -20,8 +20,10 @@
 //   for every chunk of rows i, against all columns j:
 //     losses_kernel      D_ij and D_ji by tiles of 64 x 64 (divergences.cuh); from them the rows'
 //                        loss sums, and marks of four bits per pair and level (losses.cuh)
-//     products_kernel    A and B from the marks, by tiles of 64 rows x 16 or 64 classes
-//                        (products.cuh)
+//     tensor_products_kernel
+//                        A and B from the marks (tensor_products.cuh); in float64 and for few
+//                        classes nothing
+//     products_kernel    the rest of A and B, by tiles of 64 rows x 16 or 64 classes (products.cuh)
 //     finish_kernel      the rows' losses and gradients (results.cuh)
 //   reduce_kernel        the loss and the statistics
 //
@@ -83,6 +85,13 @@ struct Choice {
 
 namespace {
 
+// Whether all pairs that have a weight in the gradient have the same, but for its sign.
+template <typename scalar_t, typename out_t>
+bool have_equal_weights(const Evaluation<scalar_t, out_t>& e) {
+  return e.levels == 1 && e.similar_weight == e.dissimilar_weight && !e.balance &&
+         e.weights == nullptr && e.ref_weights == nullptr && e.upstream == nullptr;
+}
+
 template <typename acc_t>
 struct Pass {
   Problem<acc_t> problem;
@@ -140,7 +149,8 @@ struct Work {
       }
       const int64_t usual = default_chunk_rows(columns, e.classes, e.levels);
       made.plan = make_plan<acc_t>(rows, columns, e.classes, e.levels,
-                                   choice.chunk_rows > 0 ? choice.chunk_rows : usual);
+                                   choice.chunk_rows > 0 ? choice.chunk_rows : usual, tensor);
+      made.plan.equal_weights = have_equal_weights(e);
       made.chunk = take_chunk<acc_t>(workspace, made.plan, both, with_sums, with_grad);
     };
     with_pass = e.stats != nullptr || e.grad != nullptr;
@@ -154,9 +164,22 @@ struct Work {
   }
 };
 
+template <bool kBoth>
+void launch_tensor_products(const Pass<float>& pass, cudaStream_t stream) {
+  const auto& [problem, plan, chunk, small] = pass;
+  const int64_t blocks = tensor_product_blocks(chunk.rows, plan.classes);
+  launch(plan.equal_weights ? tensor_products_kernel<kBoth, EqualWeights>
+                            : tensor_products_kernel<kBoth, AnyWeights>,
+         dim3(static_cast<unsigned>(blocks), plan.product_splits), tensor_product_threads(kBoth),
+         stream, problem, chunk);
+}
+
 template <bool kBoth, typename acc_t>
 void launch_products(const Pass<acc_t>& pass, cudaStream_t stream) {
   const auto& [problem, plan, chunk, small] = pass;
+  if constexpr (std::is_same_v<acc_t, float>) {
+    if (problem.columns.planes != nullptr) launch_tensor_products<kBoth>(pass, stream);
+  }
   const dim3 grid(plan.panels, plan.product_splits,
                   static_cast<unsigned>(ceil_div(chunk.rows, kTile)));
   if constexpr (std::is_same_v<acc_t, float>) {

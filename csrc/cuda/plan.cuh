@@ -8,6 +8,7 @@
 #include "cuda/losses.cuh"
 #include "cuda/prepare.cuh"
 #include "cuda/products.cuh"
+#include "cuda/tensor_products.cuh"
 
 namespace pairloss::cuda {
 namespace {
@@ -27,6 +28,7 @@ struct Plan {
   int64_t chunk_rows = 0;
   int pair_splits = 0, product_splits = 0, class_parts = 1;
   int panel = 0, panels = 0;
+  bool equal_weights = false;  // of the pairs, in the gradient
 
   int64_t row_tiles() const { return ceil_div(chunk_rows, kTile); }
   int64_t column_tiles() const { return ceil_div(columns, kTile); }
@@ -46,7 +48,8 @@ inline int64_t default_chunk_rows(int64_t columns, int64_t classes, int levels) 
 
 // chunk_rows: a multiple of kTile.
 template <typename acc_t>
-Plan make_plan(int64_t rows, int64_t columns, int64_t classes, int levels, int64_t chunk_rows) {
+Plan make_plan(int64_t rows, int64_t columns, int64_t classes, int levels, int64_t chunk_rows,
+               bool tensor) {
   Plan plan{rows, columns, classes, levels};
   plan.chunk_rows = std::min(chunk_rows, ceil_div(rows, kTile) * kTile);
   // A wide panel shares the expanded weights among more classes, a narrow one wastes fewer threads
@@ -57,9 +60,11 @@ Plan make_plan(int64_t rows, int64_t columns, int64_t classes, int levels, int64
   plan.panels = static_cast<int>(ceil_div(classes, plan.panel));
   plan.pair_splits =
       static_cast<int>(std::min(ceil_div(kPairBlocks, plan.row_tiles()), plan.column_tiles()));
-  plan.product_splits = static_cast<int>(std::min(
-      ceil_div(kProductThreads, product_threads(plan.panel) * plan.panels * plan.row_tiles()),
-      ceil_div(columns, kStaged)));
+  const int64_t threads =
+      tensor ? tensor_product_threads(true) * tensor_product_blocks(plan.chunk_rows, classes)
+             : product_threads(plan.panel) * plan.panels * plan.row_tiles();
+  plan.product_splits =
+      static_cast<int>(std::min(ceil_div(kProductThreads, threads), ceil_div(columns, kStaged)));
   // Too few tiles to fill a GPU, and classes enough to share: each block takes a part of them.
   constexpr int64_t kFewTiles = kPairBlocks / 4, kLeastClasses = 4 * kStep;
   const int64_t tiles = plan.row_tiles() * plan.column_tiles();

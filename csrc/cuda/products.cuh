@@ -108,7 +108,16 @@ __device__ __forceinline__ QuadWeights<acc_t> expand(const Problem<acc_t>& probl
   return weights;
 }
 
-// Grid (panels, product_splits, row tiles of the chunk). Writes the chunk's a (kBoth) and b.
+// Whether tensor_products.cuh leaves a word of columns to this kernel: there, 0 is multiplied by
+// whatever the rows hold, which must be finite.
+template <typename acc_t>
+__device__ bool is_left(const Problem<acc_t>& problem, int64_t row, int64_t word) {
+  const int64_t column = word * kStaged;
+  return problem.rows.tile_unbounded[row / kTile] || problem.columns.tile_unbounded[column / kTile];
+}
+
+// Grid (panels, product_splits, row tiles of the chunk). Writes the chunk's a (kBoth) and b; behind
+// tensor_products_kernel, adds to them what that has left.
 //
 // The number of blocks on a multiprocessor sets the registers: 128 a thread for the wide panel, 168
 // for the narrow one (255 with double). Left to itself, ptxas aims at fewer there, and spills.
@@ -123,6 +132,8 @@ __global__ void __launch_bounds__(product_threads(kPanel),
 
   constexpr int kLanes = kPanel / kMicro;
   const Side<acc_t>&rows = problem.rows, &columns = problem.columns;
+  const bool only_left = columns.planes != nullptr;
+  if (only_left && *problem.extrema.some_unbounded == 0) return;
   const int x = threadIdx.x % kLanes, y = threadIdx.x / kLanes;
   const int64_t local = int64_t{blockIdx.z} * kTile, first = chunk.first + local;
   const int64_t k0 = static_cast<int64_t>(blockIdx.x) * kPanel;
@@ -148,6 +159,7 @@ __global__ void __launch_bounds__(product_threads(kPanel),
   const int row_unbounded = is_unbounded(rows, first + expanded);
 
   for (int64_t word = words.begin; word < words.end; ++word) {
+    if (only_left && !is_left(problem, first, word)) continue;
     const int64_t column = word * kStaged, first_quad = word * kStagedQuads;
     unsigned any = 0;
     for (int quad = share; quad < kStagedQuads; quad += kRowShare)
@@ -183,8 +195,8 @@ __global__ void __launch_bounds__(product_threads(kPanel),
       const int64_t row = local + y * kMicro + r, k = k0 + x * kMicro + c;
       if (k >= problem.classes) continue;
       const int64_t element = (blockIdx.y * chunk.stride + row) * problem.classes + k;
-      if (kBoth) chunk.a[element] = a[r][c];
-      chunk.b[element] = b[r][c];
+      if (kBoth) chunk.a[element] = only_left ? chunk.a[element] + a[r][c] : a[r][c];
+      chunk.b[element] = only_left ? chunk.b[element] + b[r][c] : b[r][c];
     }
   }
 }

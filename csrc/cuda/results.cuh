@@ -42,6 +42,7 @@ __global__ void finish_kernel(Problem<acc_t> problem, Chunk<acc_t> chunk, acc_t*
   const acc_t* p = problem.rows.p + row * classes;
   double d = 0.0;
   if (kBoth) {
+    double total = 0.0;  // 1, but for rounding
     for (int64_t k = threadIdx.x; k < classes; k += blockDim.x) {
       double sum = 0.0;
       for (int split = 0; split < chunk.product_splits; ++split)
@@ -51,8 +52,10 @@ __global__ void finish_kernel(Problem<acc_t> problem, Chunk<acc_t> chunk, acc_t*
       const acc_t a = static_cast<acc_t>(sum);
       chunk.a[local * classes + k] = a;
       d += kl_term(static_cast<double>(p[k]), static_cast<double>(a));
+      total += static_cast<double>(p[k]);
     }
-    d = reduce_block<Sum>(d);
+    total = reduce_block<Sum>(total);
+    d = reduce_block<Sum>(d) / total;
   }
   for (int64_t k = threadIdx.x; k < classes; k += blockDim.x) {
     double b = 0.0;

@@ -496,8 +496,11 @@ class Shared<T[kCount]> {
 template <typename T, size_t kRows, size_t kColumns>
 class Shared<T[kRows][kColumns]> {
  public:
-  Shared(const char* name, int line)
-      : name_(name), line_(line), rows_(kRows, Shared<T[kColumns]>(name, line)) {}
+  Shared(const char* name, int line) : name_(name), line_(line) {
+    rows_.reserve(kRows);
+    // In place: a row may be larger than what is left of a fiber's stack.
+    for (size_t row = 0; row < kRows; ++row) rows_.emplace_back(name, line);
+  }
   const Shared<T[kColumns]>& operator[](int64_t index) const {
     if (index < 0 || index >= static_cast<int64_t>(kRows))
       Machine::get().fail(std::string("shared memory: index ") + std::to_string(index) + " of " +
@@ -613,6 +616,21 @@ inline int __any_sync(unsigned mask, int predicate, int line = __builtin_LINE())
 }
 inline int __all_sync(unsigned mask, int predicate, int line = __builtin_LINE()) {
   return __ballot_sync(mask, predicate, line) == mask;
+}
+
+// Byte i of the result is byte (selector >> 4 i) & 7 of y:x.
+inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
+  const uint64_t bytes = uint64_t{y} << 32 | x;
+  unsigned chosen = 0;
+  for (int i = 0; i < 4; ++i)
+    chosen |= static_cast<unsigned>(bytes >> (selector >> 4 * i & 7) * 8 & 0xff) << 8 * i;
+  return chosen;
+}
+// sum + the products of four signed bytes each.
+inline int __dp4a(int x, int y, int sum) {
+  for (int i = 0; i < 4; ++i)
+    sum += static_cast<int8_t>(x >> 8 * i) * static_cast<int8_t>(y >> 8 * i);
+  return sum;
 }
 
 // Integers only, as in the kernels: adding floats in whatever order they come is not deterministic.

@@ -22,7 +22,7 @@ from tests.cuda_emulation.emulation import (
 )
 from tests.forms import Form
 from tests.native_build import SANITIZE
-from tests.tolerances import TOLERANCES, assert_close
+from tests.tolerances import TOLERANCES, assert_close, relative_error
 
 # Without a pair of rows there is nothing to launch: that is the operator's own business. Sanitizers
 # are slow: for them, some of each kind.
@@ -162,6 +162,14 @@ def test_more_levels_than_fit_into_one_launch(kernels: Kernels) -> None:
 # ---- what takes no part -------------------------------------------------------------------------
 
 
+def is_same(kernels: Kernels, ours: Tensor, expected: Tensor) -> bool:
+    """To the bit, but for the tensor cores: they leave tiles with a row that is not finite to other
+    kernels, which round otherwise."""
+    if kernels.arithmetic == "tensor":
+        return relative_error(ours, expected.numpy()) < 1e-6
+    return torch.equal(ours, expected)
+
+
 @each
 @pytest.mark.parametrize("value", [torch.nan] if SANITIZE else [torch.nan, torch.inf])
 def test_rows_without_a_pair_reach_nothing(each_way: Kernels, form: Form, value: float) -> None:
@@ -195,7 +203,7 @@ def test_rows_without_a_pair_reach_nothing(each_way: Kernels, form: Form, value:
         for ours, expected in zip(found, clean, strict=True):
             assert not ours.grad[out].any()
             for tensor, exact in zip(ours, expected, strict=True):
-                assert tensor is exact is None or torch.equal(tensor, exact)
+                assert tensor is exact is None or is_same(each_way, tensor, exact)
 
 
 def test_no_partner_in_any_level_is_zero(each_way: Kernels) -> None:
@@ -231,10 +239,10 @@ def test_nan_reaches_its_partners_and_no_other_row(each_way: Kernels, gradient: 
     logits[bad] = torch.nan
     loss = each_way.forward(logits, reduction="none", **options).loss
     assert loss[partners].isnan().all()
-    assert torch.equal(loss[others], clean_loss[others])
+    assert is_same(each_way, loss[others], clean_loss[others])
     grad = each_way.backward(torch.ones(rows), logits, **options).grad
     assert grad[bad].isnan().all()
-    assert torch.equal(grad[others], clean[others])
+    assert is_same(each_way, grad[others], clean[others])
     assert each_way.forward(logits, **options).loss.isnan()
 
 

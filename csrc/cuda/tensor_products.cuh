@@ -1,0 +1,211 @@
+// The sums of products.cuh on tensor cores, at float32 accuracy:
+//
+//   A_i = r_i L'_i - (G L')_i,  r_i = sum_j g_ij      B_i = c_i P'_i - (G^T P')_i,  c_i = sum_j
+//   g_ji
+//
+// with the rows relative to a reference row (planes.cuh), without which these differences of sums
+// would cancel where the rows are nearly equal. P' and L' are three bf16 each. Where all pairs
+// weigh the same, g is exact in bf16, and three products make G L'; else g is three bf16 too, and
+// six products of the nine are enough (tensor_weights.cuh, split.cuh).
+//
+// A block has 128 rows and a panel of up to 64 classes: a warp has 32 rows and every second tile of
+// 8 classes, and half of the warps make A, the others B. It walks over the columns 32 at a time, a
+// word, and copies the next word's planes while it works on one. 128 rows, because each column that
+// is copied is then used by 128 x 64 products in three planes: with 64 rows, an H100 would wait for
+// its L2 cache.
+//
+// Tiles with rows that are not bounded are products_kernel's: here 0 is multiplied by what the rows
+// hold.
+#pragma once
+
+#include "cuda/tensor_weights.cuh"
+
+namespace pairloss::cuda {
+namespace {
+
+constexpr int kProductRows = 128;
+constexpr int kPanelSlices = 4;  // the most of a panel
+constexpr int kClassTile = 8, kWarpClassTiles = kPanelSlices * kSlice / kClassTile / 2;
+constexpr int kWordOctets = kStaged * kSliceOctets;  // of one plane and slice
+
+PAIRLOSS_HOST_DEVICE constexpr int tensor_product_threads(bool both) {
+  return kProductRows / kWarpRows * 2 * (both ? 2 : 1) * kWarp;
+}
+
+// Row blocks x panels.
+PAIRLOSS_HOST_DEVICE int64_t tensor_product_blocks(int64_t rows, int64_t classes) {
+  return ceil_div(rows, kProductRows) * ceil_div(classes, kPanelSlices * kSlice);
+}
+
+// The planes of a word of columns, in a panel. stage: (2 buffers, slices x planes x kWordOctets).
+template <int kPlanesUsed, typename Stage>
+__device__ __forceinline__ void copy_word(Stage& stage, int buffer, const Side<float>& columns,
+                                          int64_t slices, Range panel, int64_t word) {
+  const int64_t column = word * kStaged;
+  const Octet* const from =
+      plane_block(columns, slices, column / kTile, panel.begin) + column % kTile * kSliceOctets;
+  const int octets = static_cast<int>(panel.end - panel.begin) * kPlanesUsed * kWordOctets;
+  for (int e = threadIdx.x; e < octets; e += blockDim.x) {
+    const int plane = e / kWordOctets, slice = plane / kPlanesUsed;
+    copy_async(&stage[buffer][e],
+               from + slice * kBlockOctets + plane % kPlanesUsed * kPlaneOctets + e % kWordOctets);
+  }
+}
+
+// Adds a word of columns to the sums of the warp's 32 rows x its class tiles. An mma cuts off where
+// it should round (mma.cuh), so each word begins with 0, and is added in float.
+template <int kPlanesUsed, typename Weights, typename Stage>
+__device__ __forceinline__ void add_word(const Problem<float>& problem, const Chunk<float>& chunk,
+                                         const WarpShare& share, const Stage& stage, int buffer,
+                                         int class_tiles, const Words& words, int64_t word,
+                                         Weights& weights,
+                                         float (&sums)[kRowTiles][kWarpClassTiles][4]) {
+  constexpr int kWeightPlanes = Weights::kWeightPlanes, kTilesAtOnce = Weights::kTilesAtOnce;
+  // The column that the lane points ldmatrix to: in matrix lane / 8, which is half of a step.
+  const int lane = threadIdx.x % kWarp;
+  const int column = column_at(lane / 16, lane / 8 % 2 * 8 + lane % 8);
+  const int first_plane = share.first_argument ? kPlanes : 0;
+#pragma unroll
+  for (int first = 0; first < kRowTiles; first += kTilesAtOnce) {
+    uint32_t a[kTilesAtOnce][kSteps][kWeightPlanes][4];
+#pragma unroll
+    for (int i = 0; i < kTilesAtOnce; ++i) {
+#pragma unroll
+      for (int step = 0; step < kSteps; ++step)
+        weights.expand(problem, chunk, words, word, step, first + i, a[i][step]);
+    }
+#pragma unroll
+    for (int n = 0; n < kWarpClassTiles; ++n) {
+      const int class_tile = share.first_tile + 2 * n;
+      if (class_tile >= class_tiles) break;
+      float of_word[kTilesAtOnce][4] = {};
+#pragma unroll
+      for (int plane = kPlanes - 1; plane >= 0; --plane) {
+        const int of_stage = class_tile / kSliceOctets * kPlanesUsed + first_plane + plane;
+        uint32_t b[2 * kSteps];
+        load_matrices_transposed(b, &stage[buffer][of_stage * kWordOctets +
+                                                   plane_octet(column, class_tile % kSliceOctets)]);
+#pragma unroll
+        for (int w = 0; w < kWeightPlanes && w + plane < kPlanes; ++w) {
+#pragma unroll
+          for (int step = 0; step < kSteps; ++step) {
+#pragma unroll
+            for (int i = 0; i < kTilesAtOnce; ++i)
+              mma_m16n8k16(of_word[i], a[i][step][w], b[2 * step], b[2 * step + 1]);
+          }
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < kTilesAtOnce; ++i) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) sums[first + i][n][e] += of_word[i][e];
+      }
+    }
+  }
+}
+
+// What three planes hold of classes 2t and 2t + 1 of an octet.
+__device__ __forceinline__ void join(const Octet* first_plane, int t, float (&values)[2]) {
+  values[0] = values[1] = 0.0f;
+#pragma unroll
+  for (int plane = 0; plane < kPlanes; ++plane) {
+    const uint32_t pair = first_plane[plane * kPlaneOctets].pairs[t];
+    values[0] += from_bfloat16(pair & 0xffff);
+    values[1] += from_bfloat16(pair >> 16);
+  }
+}
+
+// Grid (tensor_product_blocks() of the chunk's rows, product_splits), the row blocks of a panel in
+// a row: blocks that run at the same time then read the same planes. Writes the chunk's a (kBoth)
+// and b.
+template <bool kBoth, typename Weights>
+__global__ void __launch_bounds__(tensor_product_threads(kBoth), kBoth ? 1 : 2)
+    tensor_products_kernel(Problem<float> problem, Chunk<float> chunk) {
+  constexpr int kPlanesUsed = kBoth ? 2 * kPlanes : kPlanes;  // B needs P' alone
+  PAIRLOSS_SHARED(Octet, stage, [2][kPanelSlices * kPlanesUsed * kWordOctets]);
+
+  const Side<float>&rows = problem.rows, &columns = problem.columns;
+  const int64_t slices = ceil_div(problem.classes, kSlice);
+  const unsigned row_blocks = static_cast<unsigned>(ceil_div(chunk.rows, kProductRows));
+  const Range panel = part(slices, blockIdx.x / row_blocks, gridDim.x / row_blocks);
+  const int class_tiles = static_cast<int>(panel.end - panel.begin) * (kSlice / kClassTile);
+  const Range span = part(ceil_div(columns.rows, kStaged), blockIdx.y, chunk.product_splits);
+
+  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  WarpShare share;
+  share.first_argument = warp >= kProductRows / kWarpRows * 2;
+  share.row = int64_t{blockIdx.x % row_blocks} * kProductRows +
+              warp / 2 % (kProductRows / kWarpRows) * kWarpRows;
+  share.exists = share.row < chunk.rows && !rows.tile_unbounded[(chunk.first + share.row) / kTile];
+  share.first_tile = warp % 2;
+  share.g = lane / 4;
+  share.t = lane % 4;
+
+  Weights weights(problem, share, chunk.first);
+  float sums[kRowTiles][kWarpClassTiles][4] = {};
+
+  // The first word from here on in which some warp has marks, or span.end. By all threads.
+  const auto find_word = [&](int64_t word, Words& words) {
+    for (; word < span.end; ++word) {
+      words = load_words(problem, chunk, share, word, span.end);
+      if (__syncthreads_or(words.any())) return word;
+    }
+    return span.end;
+  };
+  const auto copy = [&](int64_t word, int buffer) {
+    if (word < span.end) copy_word<kPlanesUsed>(stage, buffer, columns, slices, panel, word);
+    commit_copies();
+  };
+
+  Words words, next_words;
+  int64_t word = find_word(span.begin, words);
+  copy(word, 0);
+  int64_t next = find_word(word + 1, next_words);
+  for (int buffer = 0; word < span.end; buffer ^= 1) {
+    copy(next, buffer ^ 1);
+    Words words_behind = load_words(problem, chunk, share, next + 1, span.end);
+    wait_for_copies<1>();
+    __syncthreads();  // all threads' copies of this word are there
+    if (__any_sync(kAllLanes, words.any(share)))
+      add_word<kPlanesUsed>(problem, chunk, share, stage, buffer, class_tiles, words, word, weights,
+                            sums);
+    // Also the barrier behind which the buffer has been read.
+    const bool any_behind = __syncthreads_or(words_behind.any());
+    word = next;
+    words = next_words;
+    next = any_behind ? next + 1 : find_word(next + 2, words_behind);
+    next_words = words_behind;
+  }
+
+  const float scale = weights.scale(problem);
+  float* const to = share.first_argument ? chunk.a : chunk.b;
+#pragma unroll
+  for (int r = 0; r < kMicro; ++r) {
+    const float row_sum = weights.row_sum(r);
+    const int64_t row = share.row + share.g * kMicro + r;
+    if (share.row >= chunk.rows) continue;
+    const int64_t tile = (chunk.first + row) / kTile;
+    const int row_of_tile = static_cast<int>((chunk.first + row) % kTile);
+#pragma unroll
+    for (int n = 0; n < kWarpClassTiles; ++n) {
+      const int class_tile = share.first_tile + 2 * n;
+      if (class_tile >= class_tiles) break;
+      const int64_t slice = panel.begin + class_tile / kSliceOctets;
+      const int half = class_tile % kSliceOctets;
+      float own[2];
+      join(plane_block(rows, slices, tile, slice) +
+               (share.first_argument ? kPlanes * kPlaneOctets : 0) + plane_octet(row_of_tile, half),
+           share.t, own);
+#pragma unroll
+      for (int c = 0; c < 2; ++c) {
+        const int64_t k = slice * kSlice + half * kClassTile + 2 * share.t + c;
+        if (k < problem.classes)
+          to[(blockIdx.y * chunk.stride + row) * problem.classes + k] =
+              scale * fma(row_sum, own[c], -sums[r / 2][n][r % 2 * 2 + c]);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace pairloss::cuda
