@@ -17,14 +17,15 @@ constexpr int64_t kLeastOrderedTile = 256;
 // Scratch of one worker.
 template <class T>
 struct Scratch {
-  T *z, *e;   // one row
+  T* z;       // one row
   T* scores;  // of one tile
   // tile x tile bits: active pairs; those of one term and of another; and their transpose.
   uint32_t *active, *bits, *other_bits, *flipped;
   SelectionScratch<T> selection;
 };
 
-// The likeness of all rows, where certificates want it: in large batches. Null elsewhere.
+// The likeness of all rows, where certificates want it: in large batches; and what else was found
+// on the way. Null elsewhere.
 template <class T>
 class Order {
  public:
@@ -32,30 +33,40 @@ class Order {
       : rows_(problem.sides[0].n + problem.sides[1].n),
         columns_(round_up(problem.k, kLanes<T>)),
         wanted_(uses<Idea::likeness_order> && certifies && problem.similarity == nullptr),
-        memory_(wanted_ ? rows_ * sizeof(Likeness) + workers.count * (2 * columns_ * sizeof(T) + 64)
-                        : 1) {
+        memory_(wanted_ ? lay_out(Arena(), workers) : 1) {
     if (!wanted_) return;
-    Likeness* const to = reinterpret_cast<Likeness*>(memory_.data());
-    T* const scratch = reinterpret_cast<T*>(
-        memory_.data() + round_up(rows_ * static_cast<int64_t>(sizeof(Likeness)), 64));
+    lay_out(Arena(memory_.data()), workers);
     std::atomic<int64_t> next{0};
     on_every_worker(workers, [&](int64_t worker) {
-      T* const z = scratch + worker * 2 * columns_;
+      T* const z = scratch_ + worker * columns_;
       for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) * 32 < rows_;) {
         for (int64_t i = task * 32; i < rows_ && i < (task + 1) * 32; ++i) {
-          to[i] = find_likeness(problem, i, columns_, z, z + columns_);
+          read_logits(problem, i, columns_, z);
+          normalizer_[i] = find_normalizer(z, columns_);
+          likeness_[i] = find_likeness(z, problem.k, normalizer_[i]);
         }
       }
     });
   }
 
-  const Likeness* likeness() const {
-    return wanted_ ? reinterpret_cast<const Likeness*>(memory_.data()) : nullptr;
+  const Likeness* likeness() const { return likeness_; }
+  const Normalizer<T>* normalizer(int64_t row) const {
+    return wanted_ ? normalizer_ + row : nullptr;
   }
 
  private:
+  size_t lay_out(Arena arena, const Workers& workers) {
+    likeness_ = arena.take<Likeness>(rows_);
+    normalizer_ = arena.take<Normalizer<T>>(rows_);
+    scratch_ = arena.take<T>(workers.count * columns_);
+    return arena.used();
+  }
+
   int64_t rows_, columns_;
   bool wanted_;
+  Likeness* likeness_ = nullptr;
+  Normalizer<T>* normalizer_ = nullptr;
+  T* scratch_ = nullptr;
   Buffer memory_;
 };
 
@@ -170,7 +181,6 @@ struct Batch {
     for (int64_t w = 0; w < workers.count; ++w) {
       Scratch<T> s{};
       s.z = arena.take<T>(panels.columns);
-      s.e = arena.take<T>(panels.columns);
       s.scores = arena.take<T>(scores_size);
       s.active = arena.take<uint32_t>(tile * tile / 32);
       s.bits = arena.take<uint32_t>(tile * tile / 32);
@@ -192,7 +202,7 @@ Health make_rows(Batch<T>& batch, Tiles& tiles, RowFlags& flags) {
   const Problem& problem = batch.problem;
   Reference<T> reference{batch.reference, 0.0};
   reference.set(problem, batch.panels, batch.row[batch.begin[batch.end[0] > 0 ? 0 : 1]],
-                batch.scratch[0].z, batch.scratch[0].e);
+                batch.scratch[0].z);
   tiles.set_rows(batch.p, batch.l, batch.h, reference);
   std::atomic<bool> nan{false}, masked{false};
   std::atomic<int64_t> next{0};
@@ -202,8 +212,10 @@ Health make_rows(Batch<T>& batch, Tiles& tiles, RowFlags& flags) {
     for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) {
       for (int64_t i = task * 32; i < (task + 1) * 32; ++i) {
         if (batch.is_row(i)) {
-          const RowFlags row = make_row(problem, batch.panels, reference, batch.row[i], i,
-                                        scratch.z, scratch.e, batch.p, batch.l, batch.h);
+          const int64_t of = batch.row[i];
+          const RowFlags row =
+              make_row(problem, batch.panels, reference, batch.order.normalizer(of), of, i,
+                       scratch.z, batch.p, batch.l, batch.h);
           if (row.nan) nan.store(true, std::memory_order_relaxed);
           if (row.masked) masked.store(true, std::memory_order_relaxed);
         } else {
@@ -301,8 +313,7 @@ struct Infinities {
     for (int64_t i = 0; i < batch.padded_rows; ++i) {
       batch.infinite[i] = 0;
       if (!batch.is_row(i)) continue;
-      supports.set_row(batch.problem, batch.panels, batch.row[i], i, batch.p, batch.scratch[0].z,
-                       batch.scratch[0].e);
+      supports.set_row(batch.problem, batch.panels, batch.row[i], i, batch.p, batch.scratch[0].z);
     }
     if (batch.problem.similarity != nullptr) return;  // mark_infinite, tile by tile
     for (int64_t g = 0; g < batch.problem.level_count; ++g) {

@@ -20,7 +20,7 @@ class ListRows {
   ListRows(const PairListProblem& problem, const Workers& workers)
       : padded_((problem.k + kLanes<T> - 1) / kLanes<T> * kLanes<T>),
         buffer_(static_cast<size_t>(problem.n) * 2 * padded_ * sizeof(T)),
-        scratch_(static_cast<size_t>(workers.count + 1) * 2 * padded_ * sizeof(T)) {
+        scratch_(static_cast<size_t>(workers.count + 1) * padded_ * sizeof(T)) {
     const Incidence& incidence = *problem.incidence;
 
     Problem source{};  // for read_logits
@@ -36,10 +36,12 @@ class ListRows {
     while (first < problem.n && incidence.degree(first) == 0) ++first;
     if (first == problem.n) return;
     read_logits(source, first, padded_, reference);
-    double log_sum = std::log(shift_and_exponentiate(reference, reference + padded_, padded_));
+    const Normalizer<T> normalizer = find_normalizer(reference, padded_);
+    double log_sum = std::log(normalizer.sum);
     const T least = static_cast<T>(log_sum - std::log(static_cast<double>(problem.k)) - 2.0);
     for (int64_t c = 0; c < padded_; ++c) {
-      if (!(reference[c] >= least)) reference[c] = least;
+      const T shifted = reference[c] - normalizer.largest;
+      reference[c] = shifted >= least ? shifted : least;
     }
     if (log_sum != log_sum) {  // NaN in this row is no matter of the others
       for (int64_t c = 0; c < padded_; ++c) reference[c] = 0;
@@ -48,13 +50,13 @@ class ListRows {
 
     std::atomic<int64_t> next{0};
     on_every_worker(workers, [&](int64_t worker) {
-      T *const z = scratch(worker), *const e = z + padded_;
+      T* const z = scratch(worker);
       for (int64_t from; (from = next.fetch_add(kBlock, std::memory_order_relaxed)) < problem.n;) {
         const int64_t to = from + kBlock < problem.n ? from + kBlock : problem.n;
         for (int64_t i = from; i < to; ++i) {
           if (incidence.degree(i) == 0) continue;
           read_logits(source, i, padded_, z);
-          make(z, e, reference, log_sum, p(i), l(i));
+          make(z, reference, log_sum, p(i), l(i));
         }
       }
     });
@@ -68,19 +70,20 @@ class ListRows {
 
  private:
   T* scratch(int64_t worker) const {
-    return reinterpret_cast<T*>(scratch_.data()) + 2 * worker * padded_;
+    return reinterpret_cast<T*>(scratch_.data()) + worker * padded_;
   }
 
   // L keeps -inf of masked classes and of the padding.
-  void make(T* z, T* e, const T* reference, double reference_log_sum, T* p, T* l) const {
+  void make(const T* z, const T* reference, double reference_log_sum, T* p, T* l) const {
     constexpr T kSmallest = sizeof(T) == 4 ? T(1.17549435e-38) : T(2.2250738585072014e-308);
-    const double sum = shift_and_exponentiate(z, e, padded_), log_sum = std::log(sum);
-    const T offset = static_cast<T>(log_sum - reference_log_sum);
-    const T scale = static_cast<T>(1.0 / sum);  // NaN reaches P and L
+    const Normalizer<T> normalizer = find_normalizer(z, padded_);
+    const T offset = static_cast<T>(std::log(normalizer.sum) - reference_log_sum);
+    const T scale = static_cast<T>(1.0 / normalizer.sum);  // NaN reaches P and L
     for (int64_t c = 0; c < padded_; c += kLanes<T>) {
-      const Vec<T> probability = load(e + c) * scale;
+      const Vec<T> shifted = load(z + c) - normalizer.largest;
+      const Vec<T> probability = exp_nonpositive(shifted) * scale;
       store(p + c, probability < kSmallest ? Vec<T>{} : probability);
-      store(l + c, (load(z + c) - load(reference + c)) - offset);
+      store(l + c, (shifted - load(reference + c)) - offset);
     }
   }
 

@@ -51,9 +51,16 @@ void read_logits(const Problem& problem, int64_t row, int64_t padded, T* z) {
   for (int64_t c = k; c < padded; ++c) z[c] = -static_cast<T>(INFINITY);
 }
 
-// z - max(z) in place, e = exp of it. Returns sum e, NaN if any z is NaN or no z is finite.
+// What a row's P are made with: exp(z - largest) / sum. The sum is NaN if any z is NaN or no z is
+// finite.
 template <class T>
-double shift_and_exponentiate(T* z, T* e, int64_t padded) {
+struct Normalizer {
+  T largest;
+  double sum;
+};
+
+template <class T>
+Normalizer<T> find_normalizer(const T* z, int64_t padded) {
   Vec<T> largest = load(z);
   for (int64_t c = kLanes<T>; c < padded; c += kLanes<T>) {
     const Vec<T> v = load(z + c);
@@ -64,12 +71,9 @@ double shift_and_exponentiate(T* z, T* e, int64_t padded) {
   for (int64_t c = 0; c < padded; c += kLanes<T>) {
     const Vec<T> shifted =
         load(z + c) - max;  // +inf - +inf and -inf - -inf are NaN, as they should be
-    const Vec<T> exponential = exp_nonpositive(shifted);
-    sum += shifted == shifted ? exponential : shifted;
-    store(z + c, shifted);
-    store(e + c, exponential);
+    sum += shifted == shifted ? exp_nonpositive(shifted) : shifted;
   }
-  return horizontal_sum<T>(sum);
+  return {max, horizontal_sum<T>(sum)};
 }
 
 // What is common to all rows, from the first one.
@@ -83,11 +87,15 @@ struct Reference {
   T* shifted;  // max(z_0 - max z_0, bound), per column; log P of the first row is this - log_sum
   double log_sum;
 
-  void set(const Problem& problem, const Panels<T>& panels, int64_t row, T* z, T* e) {
+  void set(const Problem& problem, const Panels<T>& panels, int64_t row, T* z) {
     read_logits(problem, row, panels.columns, z);
-    log_sum = std::log(shift_and_exponentiate(z, e, panels.columns));
+    const Normalizer<T> normalizer = find_normalizer(z, panels.columns);
+    log_sum = std::log(normalizer.sum);
     const T least = static_cast<T>(log_sum - std::log(static_cast<double>(problem.k)) - 2.0);
-    for (int64_t c = 0; c < panels.columns; ++c) shifted[c] = z[c] > least ? z[c] : least;
+    for (int64_t c = 0; c < panels.columns; ++c) {
+      const T of_column = z[c] - normalizer.largest;
+      shifted[c] = of_column > least ? of_column : least;
+    }
   }
 };
 
@@ -95,47 +103,57 @@ struct RowFlags {
   bool nan, masked;
 };
 
+// The first of the largest logits.
+template <class T>
+int64_t find_largest(const T* z, T largest, int64_t k) {
+  for (int64_t c = 0; c < k; c += kLanes<T>) {
+    const uint32_t smaller = greater_mask(broadcast(largest), load(z + c));
+    const uint32_t others = ~smaller & ((uint64_t{1} << kLanes<T>)-1);
+    if (others != 0) return c + __builtin_ctz(others) < k ? c + __builtin_ctz(others) : k - 1;
+  }
+  return k - 1;
+}
+
 // See Likeness.
 template <class T>
-Likeness find_likeness(const Problem& problem, int64_t row, int64_t padded, T* z, T* e) {
-  read_logits(problem, row, padded, z);
-  const double sum = shift_and_exponentiate(z, e, padded);
-  int64_t largest = 0;
-  while (largest < problem.k - 1 && z[largest] != 0) ++largest;
+Likeness find_likeness(const T* z, int64_t k, const Normalizer<T>& normalizer) {
   // The odds (1 - p) / p of the largest p, in eighths of octaves: exponent and three bits of a
   // float. Also among confident rows KL depends on how little they leave to the other classes.
-  const float odds = static_cast<float>(sum - 1.0);
+  const float odds = static_cast<float>(normalizer.sum - 1.0);
   constexpr uint32_t kLeast = (127 - 20) << 3;  // 2^-20
   uint32_t bits;
   __builtin_memcpy(&bits, &odds, sizeof bits);
   const uint32_t eighths = odds > 0 ? bits >> 20 : 0;
   const uint32_t above = eighths > kLeast ? eighths - kLeast : 0;
-  return {static_cast<int32_t>(largest), static_cast<uint8_t>(above < 255 ? above : 255)};
+  return {static_cast<int32_t>(find_largest(z, normalizer.largest, k)),
+          static_cast<uint8_t>(above < 255 ? above : 255)};
 }
 
 // P and L - reference of one row, and h = sum P (L - reference). Where the logit is -inf, both are
-// 0, and the row is `masked`.
+// 0, and the row is `masked`. known: the row's normalizer, or null.
 template <class T>
 RowFlags make_row(const Problem& problem, const Panels<T>& panels, const Reference<T>& reference,
-                  int64_t row, int64_t position, T* z, T* e, T* p, T* l, T* h) {
+                  const Normalizer<T>* known, int64_t row, int64_t position, T* z, T* p, T* l,
+                  T* h) {
   // Finite logits may lie so far apart that sums of their differences overflow.
   constexpr T kLeast = sizeof(T) == 4 ? T(-1e30) : T(-1e300);
   // Smaller P are 0: they are subnormal, and slow.
   constexpr T kSmallest = sizeof(T) == 4 ? T(1.17549435e-38) : T(2.2250738585072014e-308);
 
   read_logits(problem, row, panels.columns, z);
-  const double sum = shift_and_exponentiate(z, e, panels.columns), log_sum = std::log(sum);
+  const Normalizer<T> normalizer = known != nullptr ? *known : find_normalizer(z, panels.columns);
+  const double log_sum = std::log(normalizer.sum);
   const T offset = static_cast<T>(log_sum - reference.log_sum);
-  const T scale = static_cast<T>(1.0 / sum);
+  const T scale = static_cast<T>(1.0 / normalizer.sum);
   const Vec<T> infinite = broadcast(-static_cast<T>(INFINITY));
   Vec<T> entropy{}, masked{};
   for_each_vector(panels, position, [&](int64_t at, int64_t column) {
-    const Vec<T> shifted = load(z + column);
+    const Vec<T> shifted = load(z + column) - normalizer.largest;
     const auto is_masked = shifted == infinite;
     Vec<T> log_p = (shifted - load(reference.shifted + column)) - offset;
     log_p = log_p > kLeast ? log_p : broadcast(kLeast);
     log_p = is_masked ? Vec<T>{} : log_p;
-    Vec<T> probability = load(e + column) * scale;
+    Vec<T> probability = exp_nonpositive(shifted) * scale;
     probability = probability >= kSmallest ? probability : Vec<T>{};
     entropy += probability * log_p;
     store(l + at, log_p);

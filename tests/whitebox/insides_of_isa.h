@@ -45,7 +45,7 @@ struct Made {
   int64_t n;
   const int64_t* row;
   Panels<T> panels;
-  T *p, *l, *h, *z, *e, *shifted;
+  T *p, *l, *h, *z, *shifted;
   int32_t* id;
   Buffer memory;
   Reference<T> reference;
@@ -59,12 +59,13 @@ struct Made {
         memory(lay_out(Arena())) {
     lay_out(Arena(memory.data()));
     reference = {shifted, 0.0};
-    reference.set(problem, panels, row[0], z, e);
+    reference.set(problem, panels, row[0], z);
     for (int64_t i = 0; i < panels.size(); ++i) p[i] = l[i] = 0;
     for (int64_t i = 0; i < panels.rows; ++i) h[i] = 0, id[i] = -1;
     for (int64_t i = 0; i < n; ++i) {
       id[i] = problem.levels[0].id.data()[row[i]];
-      const RowFlags flags = make_row(problem, panels, reference, row[i], i, z, e, p, l, h);
+      const RowFlags flags =
+          make_row<T>(problem, panels, reference, nullptr, row[i], i, z, p, l, h);
       if (nan != nullptr) nan[i] = flags.nan;
       if (masked != nullptr) masked[i] = flags.masked;
     }
@@ -74,7 +75,7 @@ struct Made {
     for (T** matrix : {&p, &l}) *matrix = arena.take<T>(panels.size());
     h = arena.take<T>(panels.rows);
     id = arena.take<int32_t>(panels.rows);
-    for (T** row : {&z, &e, &shifted}) *row = arena.take<T>(panels.columns);
+    for (T** row : {&z, &shifted}) *row = arena.take<T>(panels.columns);
     return arena.used();
   }
 
@@ -131,7 +132,7 @@ void means(const Problem& problem, const T* weights, const T* row_weights, const
 template <class T>
 void find_active(const Problem& problem, int64_t tile, bool certifies, uint32_t* bits) {
   const Made<T> made(problem);
-  Tiles<T> tiles(made.panels, problem.margin, certifies);
+  Tiles<T> tiles(made.panels, problem.k, problem.margin, certifies);
   T* scores;
   uint32_t* tile_bits;
   const auto lay_out = [&](Arena arena) {
@@ -163,7 +164,7 @@ void find_active(const Problem& problem, int64_t tile, bool certifies, uint32_t*
 template <class T>
 void find_certain(const Problem& problem, int64_t tile, uint16_t* active, uint16_t* inactive) {
   const Made<T> made(problem);
-  Tiles<T> tiles(made.panels, problem.margin, true);
+  Tiles<T> tiles(made.panels, problem.k, problem.margin, true);
   T* scratch;
   Certain* certain;
   const auto lay_out = [&](Arena arena) {
@@ -194,7 +195,7 @@ void supports(const Problem& problem, bool* infinite, bool* infinite_in_class, u
   uint64_t* const scratch = words + supports.size();
   uint8_t* const marks = reinterpret_cast<uint8_t*>(scratch + 2 * supports.words());
   for (int64_t i = 0; i < made.n; ++i) {
-    supports.set_row(problem, made.panels, made.row[i], i, made.p, made.z, made.e);
+    supports.set_row(problem, made.panels, made.row[i], i, made.p, made.z);
     marks[i] = 0;
   }
   for (int64_t i = 0; i < made.n; ++i) {
