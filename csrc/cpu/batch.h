@@ -4,9 +4,11 @@
 namespace pairloss::cpu::PAIRLOSS_ISA {
 
 // Rows of a tile, whatever the number of threads. A tile adds to accumulators that do not stay in
-// the cache where K is large: larger tiles, fewer visits.
+// the cache where K is large: larger tiles, fewer visits. What one thread does alone need not be
+// cut.
 inline int64_t tile_size(int64_t rows, int64_t k) {
-  if (rows <= 128) return 64;
+  if (rows <= 64) return 64;
+  if (rows <= 128) return rows * rows * k < kSerialWork ? 128 : 64;
   if (rows <= 512) return 128;
   return k < 1024 ? 256 : kLargestTile;
 }
