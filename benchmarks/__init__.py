@@ -3,7 +3,7 @@
     python -m benchmarks              the table: time and memory of every method, at the usual sizes
     python -m benchmarks.growth       time against N, with the fitted exponent
     python -m benchmarks.accuracy     errors against float64
-    python -m benchmarks.ablation     what the instruction sets and the threads are worth
+    python -m benchmarks.ablation     what each idea is worth; the instruction sets and the threads
     python -m benchmarks.compare      micro benchmarks (test_micro.py) against the committed record
 
 Each says with --help what it takes. pair_kl_hinge.py names the cases and the methods, baselines.py

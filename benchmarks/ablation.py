@@ -1,111 +1,125 @@
-"""What the instruction sets and the threads are worth: ``python -m benchmarks.ablation``.
+"""What each idea is worth, and the instruction sets and threads: ``python -m benchmarks.ablation``.
 
-The library reads its environment once, so each variant is a process of its own; all take part in
-the same interleaved rounds. A new variant is a line in :func:`make_variants`.
+ideas       the library without one idea of csrc/cpu/ideas.h at a time; the first time, and after
+            each change of the kernels, they are compiled: minutes
+processor   the library with other instruction sets, and with one thread
+
+Each variant is a process of its own, and all take turns in the same interleaved rounds. They must
+agree in the loss and in the gradient, but for rounding.
 """
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import os
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from multiprocessing.connection import Connection
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
-from benchmarks import logits, table
+from benchmarks import logits, table, variants
 from benchmarks.__main__ import parse_size
-from benchmarks.pair_kl_hinge import METHODS, PARTS, Case, make_step
+from benchmarks.pair_kl_hinge import PARTS, Case
+from benchmarks.processes import Ask, RemoteTimer, Variant, start
 from benchmarks.record import CAPABILITIES, Record, Result, capability, machine
-from benchmarks.timing import Step, Timer, interleave
+from benchmarks.timing import Step, interleave
 
-SIZES = ((16, 10), (1024, 34), (1024, 500), (4096, 128))
-# Threads of the process before wait for work in a busy loop, for some milliseconds.
-SETTLE_SECONDS = 0.02
+SIZES = ((1024, 34), (4096, 10), (4096, 128), (1024, 500))
+ALL = "pairloss"
+# Relative errors, of the loss and in the norm of the gradient. A pair that rounding moves across
+# the margin changes the gradient by its part.
+AGREEMENT = (1e-5, 1e-3)
+MATRIX_UNIT = "amx"
+# Ideas that the kernels with a matrix unit have, and those that only the others have.
+WITH_MATRIX_UNIT = ("coarse_first", "matrix_unit")
+WITHOUT_MATRIX_UNIT = ("subset_sums",)
 
 
-class Variant(NamedTuple):
-    method: str
-    threads: int
-    environment: Mapping[str, str] = {}
+def kernels_of_ideas(best: str) -> dict[str, str]:
+    """The capability on which an idea is switched off, by idea."""
+    others = CAPABILITIES[CAPABILITIES.index(best) - 1] if best == MATRIX_UNIT else best
+    return {
+        idea: others if idea in WITHOUT_MATRIX_UNIT else best
+        for idea in variants.read_ideas()
+        if best == MATRIX_UNIT or idea not in WITH_MATRIX_UNIT
+    }
 
 
-def make_variants(threads: int) -> dict[str, Variant]:
-    found = {"pairloss": Variant("pairloss", threads)}
+def make_ideas(threads: int) -> dict[str, Variant]:
+    """The whole library, and what it lacks; on other kernels, beside the whole library on those."""
+    best = capability()
+    ideas = kernels_of_ideas(best)
+    folders = variants.build(ideas)
+    found = {ALL: Variant("pairloss", threads, best, folders[variants.WHOLE])}
+    for idea, kernels in ideas.items():
+        name = f"without {idea}"
+        if kernels != best:
+            name += f", {kernels}"
+            found[f"{ALL}, {kernels}"] = Variant(
+                "pairloss", threads, kernels, folders[variants.WHOLE]
+            )
+        found[name] = Variant("pairloss", threads, kernels, folders[idea])
+    return found
+
+
+def make_processor(threads: int) -> dict[str, Variant]:
+    found = {ALL: Variant("pairloss", threads)}
     for name in reversed(CAPABILITIES):
-        found[name] = Variant("pairloss", threads, {"PAIRLOSS_CPU_CAPABILITY": name})
+        found[name] = Variant("pairloss", threads, name)
     found["1 thread"] = Variant("pairloss", 1)
     found["eager"] = Variant("eager", threads)
     found["eager, 1 thread"] = Variant("eager", 1)
     return found
 
 
-@contextmanager
-def start(variant: Variant) -> Iterator[Callable[[Any], Any]]:
-    """The variant's process, as a function that sends a question and gives the answer."""
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(there, variant), daemon=True)
-    before = dict(os.environ)
-    os.environ.update(variant.environment)
-    try:
-        process.start()
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-    there.close()
-
-    def ask(question: Any) -> Any:
-        here.send(question)
-        answer = here.recv()
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    try:
-        yield ask
-    finally:
-        here.close()
-        process.join()
+SUBJECTS = {"ideas": make_ideas, "processor": make_processor}
 
 
-def _serve(connection: Connection, variant: Variant) -> None:
-    """Answers None with its capability, a case with its pace, calls with a sample of them."""
-    torch.set_num_threads(variant.threads)
-    timer = Timer()
-    step = Step(lambda: None)
-    while True:
-        try:
-            question = connection.recv()
-        except EOFError:
-            return
-        answer: Any
-        try:
-            if question is None:
-                answer = capability()
-            elif isinstance(question, Case):
-                step = make_step(METHODS[variant.method], question.what, *logits.make(question))
-                answer = timer.warm_up(step)
-            else:
-                time.sleep(SETTLE_SECONDS)
-                step.prepared()()
-                answer = timer.sample(step, question)
-        except Exception as error:
-            answer = error
-        connection.send(answer)
+def base_of(name: str, names: Sequence[str]) -> str:
+    """What a variant is compared with: the whole library on the same kernels, else the first."""
+    _, comma, kernels = name.partition(", ")
+    same = f"{ALL}{comma}{kernels}"
+    return same if same in names else names[0]
 
 
-class _RemoteTimer(Timer):
-    """Takes its samples in the processes."""
+def check_agreement(case: Case, ask: Mapping[str, Ask]) -> None:
+    """Raises RuntimeError where a variant's loss or gradient is not that of the first."""
+    names = list(ask)
+    expected = [np.asarray(part, np.float64) for part in ask[names[0]]("result")]
+    for name in names[1:]:
+        for found, wanted, bound in zip(ask[name]("result"), expected, AGREEMENT, strict=False):
+            error = np.linalg.norm(found - wanted) / max(np.linalg.norm(wanted), 1e-30)
+            if not error <= bound:
+                raise RuntimeError(f"{case} {name}: differs from {names[0]} by {error:.2g}")
 
-    def sample(self, step: Step, calls: int = 1) -> float:
-        return float(step.run(calls))
+
+def measure(case: Case, ask: Mapping[str, Ask], seconds: float) -> list[Result]:
+    paces = {name: question(case) for name, question in ask.items()}
+    check_agreement(case, ask)
+    steps = {name: Step(question) for name, question in ask.items()}
+    samples = interleave(RemoteTimer(), steps, paces, seconds)
+    return [Result(case, name, samples[name], paces[name].calls) for name in ask]
+
+
+def results_table(results: Sequence[Result], markdown: bool = False) -> str:
+    """A row for each case: its time, and how many times as long each variant takes."""
+    cases = dict.fromkeys(str(result.case) for result in results)
+    names = list(dict.fromkeys(result.method for result in results))
+    rows = []
+    for case in cases:
+        found = {result.method: result for result in results if str(result.case) == case}
+        medians = {name: found[name].median for name in names}
+        cells = [
+            f"{medians[name] / medians[base_of(name, names)]:.2f}x"
+            if base_of(name, names) != name
+            else table.duration(medians[name])
+            for name in names
+        ]
+        rows.append((case, *cells))
+    return table.render(rows, ("case", *names), markdown)
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -115,12 +129,18 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
+    add("subject", nargs="?", choices=SUBJECTS, default="ideas")
     add("--sizes", nargs="+", type=parse_size, default=SIZES, metavar="NxK")
-    add("--logits", choices=logits.KINDS, default="half")
+    add("--logits", nargs="+", choices=logits.KINDS, default=logits.KINDS)
     add("--what", choices=PARTS, default="full")
-    add("--seconds", type=float, default=8.0, help="of rounds for each size")
+    add("--seconds", type=float, default=8.0, help="of rounds for each case")
     add("--threads", type=int, default=torch.get_num_threads())
-    add("--variants", nargs="+", metavar="NAME")
+    add(
+        "--processor-time",
+        action="store_true",
+        help="in place of the clock's, for a busy machine; with one thread: others wait busily",
+    )
+    add("--variants", nargs="+", metavar="NAME", help="instead of all")
     add("--json", type=Path, metavar="PATH")
     add("--markdown", action="store_true")
     return parser.parse_args(argv)
@@ -128,39 +148,32 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
-    variants = make_variants(arguments.threads)
+    chosen = SUBJECTS[arguments.subject](arguments.threads)
     if arguments.variants:
-        variants = {name: variants[name] for name in arguments.variants}
+        chosen = {name: chosen[name] for name in arguments.variants}
+    chosen = {
+        name: replace(variant, processor_time=arguments.processor_time)
+        for name, variant in chosen.items()
+    }
     facts = machine()
-    rows: list[tuple[str, ...]] = []
     results: list[Result] = []
     with ExitStack() as stack:
-        ask = {name: stack.enter_context(start(v)) for name, v in variants.items()}
-        for name in [name for name in ask if name in CAPABILITIES]:
-            if ask[name](None) != name:
+        ask = {name: stack.enter_context(start(variant)) for name, variant in chosen.items()}
+        for name, variant in chosen.items():
+            if variant.capability not in (None, ask[name](None)):
                 print(f"{name}: not on this machine")
                 del ask[name]
-        for count, columns in arguments.sizes:
-            case = Case(count, columns, arguments.logits, arguments.what)
-            paces = {name: question(case) for name, question in ask.items()}
-            steps = {name: Step(question) for name, question in ask.items()}
-            samples = interleave(_RemoteTimer(), steps, paces, arguments.seconds)
-            found = [Result(case, name, samples[name], paces[name].calls) for name in ask]
-            results += found
-            for result in found:
-                rows.append(
-                    (
-                        str(case) if result is found[0] else "",
-                        result.method,
-                        table.duration(result.median),
-                        f"{100 * result.spread:.0f}%",
-                        f"{result.median / found[0].median:.2f}x",
-                    )
-                )
-    header = ("case", "variant", "median", "spread", f"time / {next(iter(variants))}")
-    print(table.render(rows, header, arguments.markdown))
+        for rows, columns in arguments.sizes:
+            for kind in arguments.logits:
+                case = Case(rows, columns, kind, arguments.what)
+                results += measure(case, ask, arguments.seconds)
+                print(f"{case} done", file=sys.stderr, flush=True)
+    print(results_table(results, arguments.markdown))
     if arguments.json:
-        settings = {"variants": {name: variant._asdict() for name, variant in variants.items()}}
+        settings = {
+            name: getattr(arguments, name)
+            for name in ("subject", "threads", "seconds", "processor_time")
+        }
         Record(facts, settings, results).save(arguments.json)
     return 0
 

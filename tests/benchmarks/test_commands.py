@@ -4,11 +4,13 @@ import json
 from argparse import ArgumentTypeError
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarks import __main__ as bench
 from benchmarks import ablation, accuracy, compare, growth, pair_kl_hinge
+from benchmarks.pair_kl_hinge import Case
 from benchmarks.record import Record
 from tests import truth
 
@@ -88,11 +90,31 @@ def test_accuracy_is_measured_against_the_definition() -> None:
 
 
 @pytest.mark.slow
-def test_ablation(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = "--sizes 32x5 --seconds 0.01 --logits random --variants pairloss default"
-    assert ablation.main([*arguments.split()]) == 0
-    output = capsys.readouterr().out
-    assert "default" in output and "1.00x" in output
+def test_ablation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = "processor --sizes 32x5 --seconds 0.01 --logits random --variants pairloss default"
+    path = tmp_path / "record.json"
+    assert ablation.main([*arguments.split(), "--json", str(path)]) == 0
+    assert "default" in capsys.readouterr().out
+    assert [result.method for result in Record.load(path).results] == ["pairloss", "default"]
+
+
+def test_table_of_an_ablation() -> None:
+    seconds = {"pairloss": 1e-3, "without lists": 2e-3, "pairloss, avx512": 4e-3}
+    seconds["without tables, avx512"] = 5e-3
+    results = [ablation.Result(Case(8, 2), name, [time]) for name, time in seconds.items()]
+    row = ablation.results_table(results).splitlines()[-1]
+    assert row.split()[3:] == ["1", "ms", "2.00x", "4", "ms", "1.25x"]
+
+
+def test_variants_that_do_not_agree() -> None:
+    grad = np.linspace(-1.0, 1.0, 20, dtype=np.float32).reshape(4, 5)
+    answers = {"pairloss": (np.float32(1.0), grad), "same": (np.float32(1.000001), grad * 1.0001)}
+    case = Case(4, 5)
+    ablation.check_agreement(case, {name: lambda _, x=x: x for name, x in answers.items()})
+    for wrong in ((np.float32(1.001), grad), (np.float32(1.0), grad[::-1])):
+        ask = {"pairloss": lambda _: answers["pairloss"], "wrong": lambda _, x=wrong: x}
+        with pytest.raises(RuntimeError, match="wrong: differs from pairloss by"):
+            ablation.check_agreement(case, ask)
 
 
 def micro_json(seconds: float) -> dict[str, object]:
