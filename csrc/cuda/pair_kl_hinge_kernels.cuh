@@ -81,6 +81,7 @@ struct Choice {
   bool tiled = false;      // not the kernel for small batches
   int64_t chunk_rows = 0;  // 0: the default; else a multiple of kTile, and tiled
   Arithmetic arithmetic = Arithmetic::automatic;  // of the tiled kernels; float64 has no choice
+  int product_splits = 0;  // of the columns, for the gradient's sums; 0: by the sizes
 };
 
 namespace {
@@ -151,6 +152,7 @@ struct Work {
       made.plan = make_plan<acc_t>(rows, columns, e.classes, e.levels,
                                    choice.chunk_rows > 0 ? choice.chunk_rows : usual, tensor);
       made.plan.equal_weights = have_equal_weights(e);
+      if (choice.product_splits > 0) made.plan.product_splits = choice.product_splits;
       made.chunk = take_chunk<acc_t>(workspace, made.plan, both, with_sums, with_grad);
     };
     with_pass = e.stats != nullptr || e.grad != nullptr;

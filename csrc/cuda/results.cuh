@@ -23,6 +23,18 @@ __device__ acc_t gradient_element(bool has_pair, double loss, double d, acc_t p,
   return static_cast<acc_t>(poison + b + kl_term(static_cast<double>(p), a - d));
 }
 
+// A row's gradient adds up to 0: `rest`, which its elements add up to, is rounding. It goes to the
+// classes by their P. Where P is nearly 1, that class's element is what float does not hold of
+// differences between numbers near 1, and the others', which are accurate, make it anew. On
+// clusters that have converged, nothing else is left of a gradient. (The backward of log_softmax
+// does the same.)
+template <typename acc_t>
+__device__ acc_t without_rest(acc_t element, double rest, acc_t p) {
+  // P of a row without a pair may be NaN.
+  if (rest == 0.0) return element;
+  return static_cast<acc_t>(static_cast<double>(element) - rest * static_cast<double>(p));
+}
+
 // A block per row of the chunk. row_loss: null, or (rows,). grad: null, or (rows, K).
 template <bool kBoth, typename acc_t, typename out_t>
 __global__ void finish_kernel(Problem<acc_t> problem, Chunk<acc_t> chunk, acc_t* row_loss,
@@ -42,7 +54,6 @@ __global__ void finish_kernel(Problem<acc_t> problem, Chunk<acc_t> chunk, acc_t*
   const acc_t* p = problem.rows.p + row * classes;
   double d = 0.0;
   if (kBoth) {
-    double total = 0.0;  // 1, but for rounding
     for (int64_t k = threadIdx.x; k < classes; k += blockDim.x) {
       double sum = 0.0;
       for (int split = 0; split < chunk.product_splits; ++split)
@@ -52,18 +63,23 @@ __global__ void finish_kernel(Problem<acc_t> problem, Chunk<acc_t> chunk, acc_t*
       const acc_t a = static_cast<acc_t>(sum);
       chunk.a[local * classes + k] = a;
       d += kl_term(static_cast<double>(p[k]), static_cast<double>(a));
-      total += static_cast<double>(p[k]);
     }
-    total = reduce_block<Sum>(total);
-    d = reduce_block<Sum>(d) / total;
+    d = reduce_block<Sum>(d);
   }
+  double rest = 0.0;
   for (int64_t k = threadIdx.x; k < classes; k += blockDim.x) {
     double b = 0.0;
     for (int split = 0; split < chunk.product_splits; ++split)
       b += chunk.b[(split * chunk.stride + local) * classes + k];
     const acc_t a = kBoth ? chunk.a[local * classes + k] : acc_t(0);
-    grad[row * classes + k] =
-        static_cast<out_t>(gradient_element<kBoth>(has_pair != 0, loss, d, p[k], a, b));
+    const acc_t element = gradient_element<kBoth>(has_pair != 0, loss, d, p[k], a, b);
+    chunk.b[local * classes + k] = element;
+    rest += static_cast<double>(element);
+  }
+  rest = reduce_block<Sum>(rest);
+  for (int64_t k = threadIdx.x; k < classes; k += blockDim.x) {
+    const acc_t element = chunk.b[local * classes + k];
+    grad[row * classes + k] = static_cast<out_t>(without_rest(element, rest, p[k]));
   }
 }
 

@@ -112,6 +112,14 @@ __device__ __forceinline__ void add_small_columns(int count, const Rows& p_i, co
   b += tile_b;
 }
 
+// By a warp: terms[row][0] + ... + terms[row][classes - 1].
+template <typename Terms>
+__device__ double sum_of_row(const Terms& terms, int row, int classes) {
+  double sum = 0.0;
+  for (int k = threadIdx.x % kWarp; k < classes; k += kWarp) sum += terms[row][k];
+  return reduce_lanes<Sum>(sum);
+}
+
 // By a whole block: is it the last one of the grid to come here? Each block makes what it has
 // written visible before it takes a ticket, so the last one sees all of it.
 __device__ inline bool is_last_block(unsigned* ticket) {
@@ -162,8 +170,9 @@ __global__ void __launch_bounds__(kSmallThreads, 1)
   PAIRLOSS_SHARED(acc_t, w_ji, [kSmallRows][kColumns + 1]);
   PAIRLOSS_SHARED(double, loss_of_warp, [kSmallWarps][kPairs]);
   PAIRLOSS_SHARED(unsigned, has_pair_in_warp, [kSmallWarps][kPairs]);
-  PAIRLOSS_SHARED(double, d_terms, [kSmallRows][kClasses]);
+  PAIRLOSS_SHARED(double, terms, [kSmallRows][kClasses]);
   PAIRLOSS_SHARED(double, d_i, [kSmallRows]);
+  PAIRLOSS_SHARED(double, rest_i, [kSmallRows]);
   PAIRLOSS_SHARED(double, loss_i, [kSmallRows]);
   PAIRLOSS_SHARED(unsigned, has_pair_i, [kSmallRows]);
 
@@ -266,15 +275,12 @@ __global__ void __launch_bounds__(kSmallThreads, 1)
       const int output = threadIdx.x + m * kSmallThreads, r = output / classes;
       const int k = output % classes;
       if (r < row_count)
-        d_terms[r][k] = kl_term(static_cast<double>(p_i[r][k]), static_cast<double>(a[m]));
+        terms[r][k] = kl_term(static_cast<double>(p_i[r][k]), static_cast<double>(a[m]));
     }
   }
   __syncthreads();  // the parts are there
   if (warp < row_count) {
-    double d = 0.0;
-    if (kBoth && grad != nullptr)
-      for (int k = lane; k < classes; k += kWarp) d += d_terms[warp][k];
-    d = reduce_lanes<Sum>(d);
+    const double d = kBoth && grad != nullptr ? sum_of_row(terms, warp, classes) : 0.0;
     if (lane == 0) {
       // The row `warp` was that of kColumns / 32 warps, as their pair m.
       constexpr int kWarpsOfRow = kColumns / kWarp;
@@ -293,14 +299,28 @@ __global__ void __launch_bounds__(kSmallThreads, 1)
   }
   __syncthreads();  // d_i is there
   if (grad != nullptr) {
+    acc_t elements[kOutputs] = {};
 #pragma unroll
     for (int m = 0; m < kOutputs; ++m) {
       const int output = threadIdx.x + m * kSmallThreads, r = output / classes;
       if (r >= row_count) continue;
       const int k = output % classes;
-      grad[(first + r) * classes + k] = static_cast<out_t>(gradient_element<kBoth>(
+      elements[m] = gradient_element<kBoth>(
           has_pair_i[r] != 0, static_cast<double>(loss_i[r]), static_cast<double>(d_i[r]),
-          static_cast<acc_t>(p_i[r][k]), a[m], static_cast<double>(b[m])));
+          static_cast<acc_t>(p_i[r][k]), a[m], static_cast<double>(b[m]));
+      terms[r][k] = static_cast<double>(elements[m]);
+    }
+    __syncthreads();  // the elements are there
+    const double rest = warp < row_count ? sum_of_row(terms, warp, classes) : 0.0;
+    if (lane == 0) rest_i[warp] = rest;
+    __syncthreads();  // the rests are there
+#pragma unroll
+    for (int m = 0; m < kOutputs; ++m) {
+      const int output = threadIdx.x + m * kSmallThreads, r = output / classes;
+      if (r >= row_count) continue;
+      const int k = output % classes;
+      grad[(first + r) * classes + k] = static_cast<out_t>(
+          without_rest(elements[m], static_cast<double>(rest_i[r]), static_cast<acc_t>(p_i[r][k])));
     }
   }
   if (stats == nullptr) return;

@@ -384,6 +384,7 @@ template <typename T>
 class Reference {
  public:
   Reference(Cell<T>& cell, const char* name, int line) : cell_(cell), name_(name), line_(line) {}
+  Reference(const Reference& other) = default;
 
   SharedPointer<T> operator&() const { return SharedPointer<T>(*this); }
 

@@ -68,6 +68,7 @@ class _Call(ctypes.Structure):
         ("tiled", ctypes.c_int64),
         ("chunk_rows", ctypes.c_int64),
         ("arithmetic", ctypes.c_int64),
+        ("product_splits", ctypes.c_int64),
         ("seed", ctypes.c_int64),
         ("launches", ctypes.c_void_p),
     ]
@@ -87,7 +88,8 @@ class Kernels:
 
     ``inputs_and_options``: the tensors of :class:`pairloss._arguments.Inputs` by their names, and
     the other arguments of the operators; ``chunk_rows`` forces the size of the chunks of rows,
-    ``seed`` the order of threads and blocks. ``tiled``: the kernels for large batches at all sizes.
+    ``product_splits`` into how many parts the columns are cut for the gradient's sums, ``seed`` the
+    order of threads and blocks. ``tiled``: the kernels for large batches at all sizes.
     ``arithmetic``: theirs, whatever the number of classes says.
     """
 
@@ -184,6 +186,7 @@ class Kernels:
         dissimilar_weight: float = 1.0,
         balance: bool = False,
         chunk_rows: int = 0,
+        product_splits: int = 0,
         seed: int = 0,
         **more: Any,
     ) -> None:
@@ -213,6 +216,7 @@ class Kernels:
             tiled=self.tiled,
             arithmetic=ARITHMETICS[self.arithmetic],
             chunk_rows=chunk_rows,
+            product_splits=product_splits,
             seed=seed,
             launches=ctypes.addressof(launches),
             **{name: tensor.data_ptr() for name, tensor in tensors.items()},

@@ -1,0 +1,212 @@
+"""The gradient's sums on tensor cores, in shapes where their tiles, panels, words and splits end in
+the middle of something, and their accuracy."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests import forms, truth
+from tests.cuda_emulation.emulation import GRADIENTS, Kernels, build
+from tests.cuda_emulation.test_forms import arguments, random_upstream
+from tests.forms import Form
+from tests.native_build import SANITIZE
+from tests.tolerances import assert_close
+
+TOLERANCE = 1e-6  # of the largest element; float32's own rounding is 6e-8
+
+
+@pytest.fixture
+def tensor(kernels: Kernels) -> Kernels:
+    return Kernels(kernels.library, tiled=True, arithmetic="tensor")
+
+
+def check(kernels: Kernels, form: Form, **options: Any) -> None:
+    """All gradients of a form against the truth."""
+    batch = forms.make(form)
+    given = arguments(batch)
+    with_ref_grad = form.ref_rows > 0
+    for gradient in GRADIENTS:
+        result = kernels.forward(**given, gradient=gradient, with_ref_grad=with_ref_grad, **options)
+        exact = batch.truth.grads(gradient, "mean")
+        assert_close(result.grad, exact[0], TOLERANCE, gradient)
+        if with_ref_grad:
+            assert_close(result.ref_grad, exact[1], TOLERANCE, f"{gradient}, reference")
+
+
+# Odd on purpose. Blocks have 128 rows, tiles 64, warps 32; panels have up to 64 classes, in slices
+# of 16 and tiles of 8; words have 32 columns.
+SHAPES = [(2, 2), (63, 16), (65, 17), (96, 33), (128, 64), (129, 65), (161, 34), (200, 130)]
+if SANITIZE:
+    SHAPES = SHAPES[2::3]
+
+
+@pytest.mark.parametrize("splits", [1, 3])
+@pytest.mark.parametrize(("rows", "columns"), SHAPES)
+def test_equal_weights(tensor: Kernels, rows: int, columns: int, splits: int) -> None:
+    check(tensor, Form(rows, columns, torch.float32, ignored="some"), product_splits=splits)
+
+
+@pytest.mark.parametrize(("rows", "columns"), SHAPES)
+def test_any_weights(tensor: Kernels, rows: int, columns: int) -> None:
+    form = Form(rows, columns, torch.float32, levels=2, weighted="level kind sample")
+    check(tensor, form, product_splits=1)
+
+
+@pytest.mark.parametrize("weighted", ["", "sample ref"])
+@pytest.mark.parametrize(("rows", "ref_rows", "columns"), [(33, 225, 34), (130, 1, 48)])
+def test_reference_sets(
+    tensor: Kernels, rows: int, ref_rows: int, columns: int, weighted: str
+) -> None:
+    form = Form(rows, columns, torch.float32, ref_rows=ref_rows, weighted=weighted)
+    check(tensor, form, product_splits=2)
+
+
+@pytest.mark.parametrize("chunk_rows", [64, 128])
+def test_chunks_of_rows(tensor: Kernels, chunk_rows: int) -> None:
+    """Of 64 rows: half of each block has none."""
+    check(tensor, Form(200, 34, torch.float32), chunk_rows=chunk_rows, product_splits=1)
+
+
+def test_upstream(tensor: Kernels) -> None:
+    form = Form(130, 34, torch.float32)
+    batch, upstream = forms.make(form), random_upstream(form.rows)
+    result = tensor.backward(upstream, **arguments(batch), product_splits=1)
+    exact = batch.truth.grads("both", "none", upstream.double().numpy())
+    assert_close(result.grad, exact[0], TOLERANCE)
+
+
+@pytest.mark.parametrize("weighted", ["", "sample"])
+def test_same_bits_in_any_order(tensor: Kernels, weighted: str) -> None:
+    given = arguments(forms.make(Form(130, 70, torch.float32, weighted=weighted)))
+    first, *others = (tensor.forward(**given, product_splits=1, seed=seed) for seed in range(3))
+    for other in others:
+        assert torch.equal(other.grad, first.grad)
+
+
+# ---- words without marks ------------------------------------------------------------------------
+
+
+def clusters(sizes: list[int], columns: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Logits and labels. Rows of two clusters are far beyond the margin."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    logits = torch.randn(len(labels), columns, generator=generator)
+    logits[torch.arange(len(labels)), labels] += 20
+    return logits, labels
+
+
+@pytest.mark.parametrize("splits", [1, 2])
+@pytest.mark.parametrize("sizes", [[40] * 8, [1] * 50 + [2] + [1] * 100, [130, 1, 1, 130]])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_words_without_marks_are_skipped(
+    tensor: Kernels, sizes: list[int], splits: int, weighted: bool
+) -> None:
+    logits, labels = clusters(sizes, max(len(sizes), 17))
+    weights = torch.ones(len(labels)) if weighted else None
+    given = {"labels": labels} | ({} if weights is None else {"sample_weights": weights})
+    expected = truth.evaluate(logits.double().numpy(), labels.numpy(), 2.0)
+    assert not expected.active.any()
+    for gradient in GRADIENTS:
+        result = tensor.forward(logits, **given, gradient=gradient, product_splits=splits)
+        assert_close(result.grad, expected.grad(gradient, "mean"), TOLERANCE, gradient)
+
+
+def test_no_marks_at_all(tensor: Kernels) -> None:
+    logits, labels = clusters([1] * 70, 70)
+    assert not tensor.forward(logits, labels).grad.any()
+
+
+# ---- rows that are not bounded ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [[3], [70, 140], [0, 64, 128, 192]])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_masked_rows_go_another_way(tensor: Kernels, rows: list[int], weighted: bool) -> None:
+    """Their tiles are products_kernel's; tensor cores do the rest, and nothing is done twice."""
+    logits, _ = clusters([50] * 4, 34)
+    logits *= 0.1
+    labels = torch.arange(200) % 7
+    labels[rows] = 7 + torch.arange(len(rows))  # no similar pair is infinitely far apart
+    logits[rows, 5] = -torch.inf
+    expected = truth.evaluate(logits.double().numpy(), labels.numpy(), 2.0)
+    assert expected.active[rows].any()
+    given = {"sample_weights": torch.ones(200)} if weighted else {}
+    for gradient in GRADIENTS:
+        result = tensor.forward(logits, labels, **given, gradient=gradient, product_splits=2)
+        assert_close(result.grad, expected.grad(gradient, "mean"), 1e-5, gradient)
+
+
+# ---- accuracy -----------------------------------------------------------------------------------
+
+PAIRS = {
+    "all similar": torch.zeros(192, dtype=torch.int64),
+    "mixed": torch.arange(192) % 10,
+    "all dissimilar": torch.arange(192),
+}
+
+
+def frobenius(tensor: Kernels, logits: Tensor, labels: Tensor, **options: Any) -> float:
+    expected = truth.evaluate(logits.double().numpy(), labels.numpy(), 2.0)
+    # A pair within rounding of the margin would be an error of its own.
+    near = expected.divergence[expected.dissimilar]
+    margin = truth.margin_in_a_gap(near, 2.0) if near.size else 2.0
+    exact = expected.with_margin(margin).grad("both", "mean")
+    found = tensor.forward(logits, labels, margin=margin, **options).grad.double().numpy()
+    return float(np.linalg.norm(found - exact) / np.linalg.norm(exact))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("pairs", PAIRS)
+@pytest.mark.parametrize("scale", [0.001, 1.0, 100.0])
+def test_float32_accuracy(tensor: Kernels, scale: float, pairs: str, weighted: bool) -> None:
+    """Also where all rows are nearly uniform: the sums are relative to a reference row."""
+    logits = scale * torch.randn(192, 34, generator=torch.Generator().manual_seed(1))
+    given = {"sample_weights": torch.ones(192)} if weighted else {}
+    error = frobenius(tensor, logits, PAIRS[pairs], product_splits=1, **given)
+    print(f"scale {scale}, {pairs}: {error:.1e}")
+    assert error < 2e-6
+
+
+def test_long_sums_do_not_drift(tensor: Kernels) -> None:
+    """An mma cuts off; over thousands of columns in one sum that would be an error of 1e-5."""
+    columns, generator = 2048 if SANITIZE else 8192, torch.Generator().manual_seed(2)
+    logits, ref_logits = (2 * torch.randn(n, 16, generator=generator) for n in (16, columns))
+    labels = torch.zeros(16, dtype=torch.int64)
+    result = tensor.forward(
+        logits,
+        labels,
+        ref_logits=ref_logits,
+        ref_labels=torch.zeros(columns, dtype=torch.int64),
+        product_splits=1,
+    )
+    log_p, log_q = (z.double().log_softmax(1) for z in (logits, ref_logits))
+    p, q = log_p.exp(), log_q.exp()
+    first = log_p - log_q.mean(0)
+    exact = (p * (first - (p * first).sum(1, keepdim=True)) + p - q.mean(0)) / 16
+    assert (result.grad.double() - exact).norm() < 1e-6 * exact.norm()
+
+
+# ---- order of the columns -----------------------------------------------------------------------
+
+
+def test_lanes_read_the_marks_of_the_columns_they_multiply() -> None:
+    """And ldmatrix, which takes eight places at once, meets each of 8 groups of banks once."""
+    library = build("tensor_weights")
+    octets, columns = np.zeros((2, 2, 16), np.int64), np.zeros((2, 4, 4), np.int64)
+    library.list_octets(ctypes.c_void_p(octets.ctypes.data))
+    library.list_columns(ctypes.c_void_p(columns.ctypes.data))
+    assert sorted(columns.flat) == list(range(32))
+    for step in range(2):
+        for half in range(2):
+            for eight in (octets[step, half, :8], octets[step, half, 8:]):
+                assert sorted(eight % 8) == list(range(8))
+        # Lane t has places 2t, 2t + 1, 2t + 8, 2t + 9 of an mma. A plane has four rows in 8 octets.
+        for t in range(4):
+            places = [2 * t, 2 * t + 1, 2 * t + 8, 2 * t + 9]
+            assert (octets[step, 0, places] // 8 == columns[step, t] // 4).all()
