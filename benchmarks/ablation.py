@@ -97,7 +97,9 @@ def check_agreement(case: Case, ask: Mapping[str, Ask]) -> None:
 
 
 def measure(case: Case, ask: Mapping[str, Ask], seconds: float) -> list[Result]:
-    paces = {name: question(case) for name, question in ask.items()}
+    batch = (tensor.numpy() for tensor in logits.make(case))
+    setting = (case.what, *batch)
+    paces = {name: question(setting) for name, question in ask.items()}
     check_agreement(case, ask)
     steps = {name: Step(question) for name, question in ask.items()}
     samples = interleave(RemoteTimer(), steps, paces, seconds)

@@ -19,8 +19,7 @@ from typing import Any
 import torch
 
 import pairloss
-from benchmarks import logits
-from benchmarks.pair_kl_hinge import METHODS, Case, make_step
+from benchmarks.pair_kl_hinge import METHODS, make_step
 from benchmarks.record import capability
 from benchmarks.timing import Step, Timer
 
@@ -57,8 +56,9 @@ class Variant:
 def start(variant: Variant) -> Iterator[Ask]:
     """The variant's process, as a function that sends a question and gives the answer.
 
-    The questions: None, for its capability; a :class:`Case`, for its pace there; "result", for what
-    the case's step gives, in NumPy's arrays; a number, for a sample of so many calls.
+    The questions: None, for its capability; what is timed, logits and labels (arrays of NumPy),
+    for its pace there; "result", for what a call gives, as arrays; a number, for a sample of so
+    many calls.
     """
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
@@ -103,8 +103,9 @@ def _serve(connection: Connection, variant: Variant) -> None:
             if question is None:
                 _check_package(variant)
                 answer = capability()
-            elif isinstance(question, Case):
-                step = make_step(METHODS[variant.method], question.what, *logits.make(question))
+            elif isinstance(question, tuple):
+                what, *batch = question
+                step = make_step(METHODS[variant.method], what, *map(torch.from_numpy, batch))
                 answer = timer.warm_up(step)
             elif question == "result":
                 result = step.prepared()()
