@@ -32,20 +32,25 @@ ALL = "pairloss"
 # Relative errors, of the loss and in the norm of the gradient. A pair that rounding moves across
 # the margin changes the gradient by its part.
 AGREEMENT = (1e-5, 1e-3)
-MATRIX_UNIT = "amx"
-# Ideas that the kernels with a matrix unit have, and those that only the others have.
-WITH_MATRIX_UNIT = ("coarse_first", "matrix_unit")
-WITHOUT_MATRIX_UNIT = ("subset_sums",)
+# Ideas that not all kernels have, or that are not the same in all.
+KERNELS = {
+    "coarse_first": ("avx512", "amx"),
+    "subset_sums": ("default", "avx2", "avx512"),
+    "matrix_unit": ("amx",),
+}
 
 
-def kernels_of_ideas(best: str) -> dict[str, str]:
-    """The capability on which an idea is switched off, by idea."""
-    others = CAPABILITIES[CAPABILITIES.index(best) - 1] if best == MATRIX_UNIT else best
-    return {
-        idea: others if idea in WITHOUT_MATRIX_UNIT else best
+def kernels_of_ideas(best: str) -> dict[str, tuple[str, ...]]:
+    """The capabilities on which an idea is looked at where ``best`` is the best, by idea.
+
+    With a matrix unit, also the kernels without it, for what is another thing there.
+    """
+    here = ("amx", "avx512") if best == "amx" else (best,)
+    found = {
+        idea: tuple(name for name in here if name in KERNELS[idea]) if idea in KERNELS else (best,)
         for idea in variants.read_ideas()
-        if best == MATRIX_UNIT or idea not in WITH_MATRIX_UNIT
     }
+    return {idea: kernels for idea, kernels in found.items() if kernels}
 
 
 def make_ideas(threads: int) -> dict[str, Variant]:
@@ -53,15 +58,13 @@ def make_ideas(threads: int) -> dict[str, Variant]:
     best = capability()
     ideas = kernels_of_ideas(best)
     folders = variants.build(ideas)
-    found = {ALL: Variant("pairloss", threads, best, folders[variants.WHOLE])}
-    for idea, kernels in ideas.items():
-        name = f"without {idea}"
-        if kernels != best:
-            name += f", {kernels}"
-            found[f"{ALL}, {kernels}"] = Variant(
-                "pairloss", threads, kernels, folders[variants.WHOLE]
-            )
-        found[name] = Variant("pairloss", threads, kernels, folders[idea])
+    found = {}
+    for kernels in dict.fromkeys(name for names in ideas.values() for name in names):
+        suffix = "" if kernels == best else f", {kernels}"
+        whole = Variant("pairloss", threads, kernels, folders[variants.WHOLE])
+        found[f"{ALL}{suffix}"] = whole
+        for idea in (idea for idea, names in ideas.items() if kernels in names):
+            found[f"without {idea}{suffix}"] = replace(whole, folder=folders[idea])
     return found
 
 
@@ -157,8 +160,10 @@ def main(argv: list[str] | None = None) -> int:
         name: replace(variant, processor_time=arguments.processor_time)
         for name, variant in chosen.items()
     }
-    facts = machine()
+    kept = ("subject", "threads", "seconds", "processor_time")
+    settings = {name: getattr(arguments, name) for name in kept}
     results: list[Result] = []
+    record = Record(machine(), settings, results)
     with ExitStack() as stack:
         ask = {name: stack.enter_context(start(variant)) for name, variant in chosen.items()}
         for name, variant in chosen.items():
@@ -169,14 +174,10 @@ def main(argv: list[str] | None = None) -> int:
             for kind in arguments.logits:
                 case = Case(rows, columns, kind, arguments.what)
                 results += measure(case, ask, arguments.seconds)
+                if arguments.json:  # what is done is kept, whatever happens to the rest
+                    record.save(arguments.json)
                 print(f"{case} done", file=sys.stderr, flush=True)
     print(results_table(results, arguments.markdown))
-    if arguments.json:
-        settings = {
-            name: getattr(arguments, name)
-            for name in ("subject", "threads", "seconds", "processor_time")
-        }
-        Record(facts, settings, results).save(arguments.json)
     return 0
 
 

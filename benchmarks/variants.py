@@ -13,7 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,10 @@ def read_ideas() -> tuple[str, ...]:
     return tuple(name for name in re.findall(r"^  (\w+),", body[1], re.MULTILINE) if name != WHOLE)
 
 
-def build(ideas: Mapping[str, str]) -> dict[str, Path]:
+def build(ideas: Mapping[str, Collection[str]]) -> dict[str, Path]:
     """Folders by idea, and of :data:`WHOLE`, in each of which there is a package ``pairloss``.
 
-    ``ideas`` maps each to the capability in whose kernels it is switched off.
+    ``ideas`` maps each to the capabilities in whose kernels it is switched off.
     """
     if unknown := set(ideas) - set(read_ideas()):
         raise ValueError(f"ideas: expected some of {', '.join(read_ideas())}, got {unknown}")
@@ -62,7 +62,7 @@ def build(ideas: Mapping[str, str]) -> dict[str, Path]:
     return {name: FOLDER / name for name in names}
 
 
-def ninja_file(ideas: Mapping[str, str]) -> str:
+def ninja_file(ideas: Mapping[str, Collection[str]]) -> str:
     csrc = ROOT / "csrc"
     sources = [csrc / "schema.cpp", *sorted((csrc / "cpu").glob("*.cpp"))]
     extension = setup.library("_C", [], None, [])
@@ -96,9 +96,9 @@ def ninja_file(ideas: Mapping[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _has_switches(source: Path, capability: str) -> bool:
-    isa = "baseline" if capability == "default" else capability
-    kernels = source.stem == f"pair_kl_hinge_{isa}"
+def _has_switches(source: Path, capabilities: Collection[str]) -> bool:
+    isas = ["baseline" if name == "default" else name for name in capabilities]
+    kernels = source.stem in [f"pair_kl_hinge_{isa}" for isa in isas]
     return kernels or f'"cpu/{HEADER.name}"' in source.read_text()
 
 
