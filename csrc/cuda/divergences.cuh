@@ -1,16 +1,14 @@
-// D_ij and D_ji of a tile of 64 rows x 64 columns, straight from the definition: a sum over classes
-// of P times a difference of rows of L. A thread holds 4 x 4 pairs in registers.
+// D_ij and D_ji of a tile of 64 rows x 64 columns in FMA, straight from the definition: a sum over
+// classes of P times a difference of rows of L. A thread holds 4 x 4 pairs in registers.
 #pragma once
 
-#include "cuda/pairs.cuh"
+#include "cuda/tiles.cuh"
 
 namespace pairloss::cuda {
 namespace {
 
 constexpr int kStep = 16;  // classes that are staged at a time
 constexpr int kPad = 4;  // keeps 16-byte alignment, and transposed stores at two-way bank conflicts
-constexpr int kTileLanes = kTile / kMicro;  // threads across a tile: half a warp
-constexpr int kTileThreads = kTileLanes * kTileLanes;
 
 template <typename acc_t>
 struct Divergences {
@@ -21,7 +19,8 @@ struct Divergences {
 template <typename Tile, typename acc_t>
 __device__ void stage_transposed(Tile& tile, const acc_t* matrix, int64_t rows, int64_t classes,
                                  int64_t first, int64_t k0) {
-  for (int e = threadIdx.x; e < kTile * kStep; e += kTileThreads) {
+#pragma unroll 2  // four would hold the addresses of all in registers
+  for (int e = threadIdx.x; e < kTile * kStep; e += FmaLayout::kThreads) {
     const int k = e % kStep, r = e / kStep;
     const bool inside = first + r < rows && k0 + k < classes;
     tile[k][r] = inside ? matrix[(first + r) * classes + k0 + k] : acc_t(0);
@@ -70,7 +69,7 @@ __device__ __forceinline__ void add_classes(int count, const Tile& p_i, const Ti
 }
 
 // The share of `classes` in the divergences of the tile whose first pair is (row, column). By a
-// block of kTileThreads: thread (x, y) has the pairs (row + 4 y + r, column + 4 x + c).
+// block in FmaLayout.
 template <typename acc_t>
 __device__ __forceinline__ void add_divergences(const Problem<acc_t>& problem, int64_t row,
                                                 int64_t column, Range classes,
@@ -81,7 +80,7 @@ __device__ __forceinline__ void add_divergences(const Problem<acc_t>& problem, i
   PAIRLOSS_SHARED(acc_t, log_p_j, [kStep][kTile + kPad]);
 
   const Side<acc_t>&rows = problem.rows, &columns = problem.columns;
-  const int i0 = threadIdx.x / kTileLanes * kMicro, j0 = threadIdx.x % kTileLanes * kMicro;
+  const int i0 = FmaLayout::row_quad() * kMicro, j0 = FmaLayout::column_quad(0) * kMicro;
   const int t = threadIdx.x % kTile;
   int unbounded = is_unbounded(rows, row + t) | is_unbounded(columns, column + t);
   // Also the barrier behind which the last step of the tile before has been read.
@@ -103,14 +102,6 @@ __device__ __forceinline__ void add_divergences(const Problem<acc_t>& problem, i
 
 // ---- K in parts, for batches with too few tiles to fill a GPU -----------------------------------
 
-// (parts, tiles, elements of a thread, kTileThreads): a thread finds its own elements again, at
-// consecutive addresses in a warp.
-constexpr int kElements = 2 * kMicro * kMicro;
-
-PAIRLOSS_HOST_DEVICE int64_t partial_index(int64_t tile, int element, int thread) {
-  return (tile * kElements + element) * kTileThreads + thread;
-}
-
 // Part `index` of K, which begins at a step.
 PAIRLOSS_HOST_DEVICE Range class_part(int64_t classes, int64_t index, int64_t parts) {
   const Range steps = part(ceil_div(classes, kStep), index, parts);
@@ -118,21 +109,47 @@ PAIRLOSS_HOST_DEVICE Range class_part(int64_t classes, int64_t index, int64_t pa
   return {steps.begin * kStep, end < classes ? end : classes};
 }
 
-// Grid (parts, column tiles, row tiles). Writes the parts of all tiles of the rows first_row, ...
-template <typename acc_t>
-__global__ void __launch_bounds__(kTileThreads)
-    partial_divergences_kernel(Problem<acc_t> problem, int64_t first_row, acc_t* partial) {
-  Divergences<acc_t> divergences;
-  add_divergences(problem, first_row + int64_t{blockIdx.z} * kTile, int64_t{blockIdx.y} * kTile,
-                  class_part(problem.classes, blockIdx.x, gridDim.x), divergences);
-  const int64_t tiles = int64_t{gridDim.z} * gridDim.y;
-  const int64_t tile = blockIdx.x * tiles + int64_t{blockIdx.z} * gridDim.y + blockIdx.y;
+// (parts, tiles, elements of a thread, threads): a thread finds its own elements again, at
+// consecutive addresses in a warp.
+constexpr int kTileElements = 2 * kTile * kTile;
+
+template <typename Layout, typename acc_t, typename Visit>
+__device__ __forceinline__ void for_partial(acc_t* tile,
+                                            Divergences<acc_t> (&divergences)[Layout::kQuads],
+                                            Visit visit) {
 #pragma unroll
-  for (int e = 0; e < kElements; ++e) {
-    const int r = e / (2 * kMicro), c = e % kMicro;
-    const bool ij = e / kMicro % 2 == 0;
-    partial[partial_index(tile, e, threadIdx.x)] = ij ? divergences.ij[r][c] : divergences.ji[r][c];
+  for (int e = 0; e < kTileElements / Layout::kThreads; ++e) {
+    Divergences<acc_t>& word = divergences[e / (2 * kMicro * kMicro)];
+    const int r = e / kMicro % kMicro, c = e % kMicro;
+    visit(tile[e * Layout::kThreads + threadIdx.x],
+          (e / (kMicro * kMicro) % 2 == 0 ? word.ij : word.ji)[r][c]);
   }
+}
+
+template <typename Layout, typename acc_t>
+__device__ __forceinline__ void store_part(acc_t* partial, int64_t tile,
+                                           Divergences<acc_t> (&divergences)[Layout::kQuads]) {
+  for_partial<Layout>(partial + tile * kTileElements, divergences,
+                      [](acc_t& stored, acc_t element) { stored = element; });
+}
+
+template <typename Layout, typename acc_t>
+__device__ __forceinline__ void load_sum(acc_t* partial, int64_t tile,
+                                         Divergences<acc_t> (&divergences)[Layout::kQuads]) {
+  for_partial<Layout>(partial + tile * kTileElements, divergences,
+                      [](acc_t stored, acc_t& element) { element = stored; });
+}
+
+// Grid (parts, tiles). Writes the parts of all tiles of the chunk that are for FMA.
+template <typename acc_t>
+__global__ void __launch_bounds__(FmaLayout::kThreads)
+    partial_divergences_kernel(Problem<acc_t> problem, Chunk<acc_t> chunk) {
+  const PairTile tile = chunk.tiles.at(blockIdx.y);
+  if (!is_for_fma(problem, chunk, tile)) return;
+  Divergences<acc_t> divergences[FmaLayout::kQuads];
+  add_divergences(problem, chunk.first + int64_t{tile.row} * kTile, int64_t{tile.column} * kTile,
+                  class_part(problem.classes, blockIdx.x, gridDim.x), divergences[0]);
+  store_part<FmaLayout>(chunk.partial, int64_t{blockIdx.x} * gridDim.y + blockIdx.y, divergences);
 }
 
 // A thread per element: part 0 becomes the sum of all parts, in their order.
@@ -143,18 +160,6 @@ __global__ void sum_parts_kernel(int64_t elements, int parts, acc_t* partial) {
   acc_t sum = 0;
   for (int part = 0; part < parts; ++part) sum += partial[part * elements + element];
   partial[element] = sum;
-}
-
-template <typename acc_t>
-__device__ __forceinline__ void load_divergences(const acc_t* partial, int64_t tile,
-                                                 Divergences<acc_t>& divergences) {
-#pragma unroll
-  for (int e = 0; e < kElements; ++e) {
-    const int r = e / (2 * kMicro), c = e % kMicro;
-    const bool ij = e / kMicro % 2 == 0;
-    (ij ? divergences.ij[r][c] : divergences.ji[r][c]) =
-        partial[partial_index(tile, e, threadIdx.x)];
-  }
 }
 
 }  // namespace

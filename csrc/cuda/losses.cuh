@@ -2,59 +2,44 @@
 // gradient is made of.
 #pragma once
 
+#include <math.h>
+
 #include "cuda/divergences.cuh"
-#include "cuda/pairs.cuh"
 #include "cuda/reductions.cuh"
+#include "cuda/tensor_divergences.cuh"
 
 namespace pairloss::cuda {
 namespace {
 
-constexpr int kTileWarps = kTileThreads / kWarp;
-
-// Over pairs in both directions, without the level's scale. Every pair of the batch is in it twice.
-struct LevelSums {
-  double similar, dissimilar;
-  unsigned long long active;  // dissimilar pairs
-};
-
-// Rows first .. first + rows of the problem, and the partial results about them. A split is the
-// share of the columns j that one block walks over.
+// -0 is what changes no sum, not even one that is -0. The sums of row losses begin with it, and a
+// pair that takes part adds +0 at least: so what is still -0 is the loss of a row without a pair.
 template <typename acc_t>
-struct Chunk {
-  int64_t first = 0, rows = 0;
-  int64_t stride = 0;  // rows of the largest chunk, a multiple of kTile
-  int pair_splits = 0, product_splits = 0, class_parts = 1;
-  acc_t* partial = nullptr;         // divergences in parts, see divergences.cuh; null with one part
-  double* loss = nullptr;           // (pair_splits, stride) of the rows
-  unsigned* has_pair = nullptr;     // (pair_splits, stride) some pair of the row takes part
-  LevelSums* level_sums = nullptr;  // (row tiles, pair_splits, kTileWarps, G), or null
-  uint64_t* marks = nullptr;        // see marks_index(); null without a gradient
-  acc_t* a = nullptr;               // (product_splits, stride, K)
-  acc_t* b = nullptr;               // (product_splits, stride, K)
-};
-
-// The marks of 4 x 4 pairs are a word: those of (r, c) begin at bit 16 r + 4 c, first D_ij's. A
-// quad is four rows or columns.
-constexpr int kPairBits = 2 * kMarkBits, kRowBits = kMicro * kPairBits;
-static_assert(kMicro * kRowBits == 64);
-
-template <typename acc_t>
-PAIRLOSS_HOST_DEVICE int64_t marks_index(const Chunk<acc_t>& chunk, int64_t columns, int level,
-                                         int64_t column_quad, int64_t row_quad) {
-  const int64_t column_quads = ceil_div(columns, kTile) * kTileLanes;
-  return (level * column_quads + column_quad) * (chunk.stride / kMicro) + row_quad;
+__device__ bool has_pair(acc_t loss) {
+  return loss != acc_t(0) || !signbit(loss);
 }
 
-// One level of the thread's 4 x 4 pairs, the first of which is (i0, j0). Adds to the rows' losses,
-// and sets bit r of has_pair.
+// Of four rows or columns.
+template <typename acc_t>
+struct QuadLosses {
+  acc_t of[kMicro] = {acc_t(-0.0), acc_t(-0.0), acc_t(-0.0), acc_t(-0.0)};
+};
+
+// Of one level, without its scale.
+template <typename acc_t>
+struct KindSums {
+  acc_t similar = 0, dissimilar = 0;
+  unsigned active = 0;
+};
+
+// One level of the thread's 4 x 4 pairs, the first of which is (i0, j0). Returns their marks, and
+// adds their losses in both directions to those of the rows, of the columns, and of the kinds.
 template <typename acc_t>
 __device__ __forceinline__ uint64_t add_level(const Problem<acc_t>& problem, int level, int64_t i0,
                                               int64_t j0, const Divergences<acc_t>& divergences,
                                               const acc_t (&row_weights)[kMicro],
                                               const acc_t (&column_weights)[kMicro],
-                                              acc_t (&row_loss)[kMicro], unsigned& has_pair,
-                                              acc_t& similar_sum, acc_t& dissimilar_sum,
-                                              unsigned& active) {
+                                              QuadLosses<acc_t>& rows, QuadLosses<acc_t>& columns,
+                                              KindSums<acc_t>& kinds) {
   const Scale<acc_t> scale = problem.levels[level].scale;
   int64_t column_labels[kMicro];
 #pragma unroll
@@ -63,102 +48,183 @@ __device__ __forceinline__ uint64_t add_level(const Problem<acc_t>& problem, int
 #pragma unroll
   for (int r = 0; r < kMicro; ++r) {
     const int64_t row_label = problem.label(problem.rows, i0 + r, level);
-    acc_t similar = 0, dissimilar = 0;
     uint64_t row_marks = 0;
 #pragma unroll
     for (int c = 0; c < kMicro; ++c) {
       int kind_ij, kind_ji;
       problem.kinds(i0 + r, j0 + c, row_label, column_labels[c], kind_ij, kind_ji);
       const acc_t weight = row_weights[r] * column_weights[c];
+      acc_t similar = 0, dissimilar = 0;
       unsigned mark = add_pair(kind_ij, divergences.ij[r][c], problem.margin, weight, similar,
-                               dissimilar, active);
+                               dissimilar, kinds.active);
       mark |= add_pair(kind_ji, divergences.ji[r][c], problem.margin, weight, similar, dissimilar,
-                       active)
+                       kinds.active)
               << kMarkBits;
       row_marks |= uint64_t{mark} << (c * kPairBits);
-      if (kind_ij != 0 || kind_ji != 0) has_pair |= 1u << r;
+      kinds.similar += similar;
+      kinds.dissimilar += dissimilar;
+      if (kind_ij == 0 && kind_ji == 0) continue;
+      const acc_t loss = scale.similar * similar + scale.dissimilar * dissimilar + acc_t(0);
+      rows.of[r] += loss;
+      columns.of[c] += loss;
     }
     marks |= row_marks << (r * kRowBits);
-    row_loss[r] += scale.similar * similar + scale.dissimilar * dissimilar;
-    similar_sum += similar;
-    dissimilar_sum += dissimilar;
   }
   return marks;
 }
 
-// Grid (pair_splits, row tiles of the chunk). Writes the chunk's loss, has_pair and marks, and adds
-// to its level_sums, which begin with the first chunk.
-template <typename acc_t>
-__global__ void __launch_bounds__(kTileThreads, sizeof(acc_t) == sizeof(float) ? 2 : 1)
-    losses_kernel(Problem<acc_t> problem, Chunk<acc_t> chunk) {
-  const int x = threadIdx.x % kTileLanes, y = threadIdx.x / kTileLanes;
-  const int64_t local = int64_t{blockIdx.y} * kTile, i0 = chunk.first + local + y * kMicro;
-  const int64_t column_tiles = ceil_div(problem.columns.rows, kTile);
-  const Range tiles = part(column_tiles, blockIdx.x, chunk.pair_splits);
-  const int64_t slot =
-      (int64_t{blockIdx.y} * chunk.pair_splits + blockIdx.x) * kTileWarps + threadIdx.x / kWarp;
+// Of the warp; null where the chunk has none.
+template <typename Layout, typename acc_t>
+__device__ LevelSums* level_sums_of_warp(const Problem<acc_t>& problem, const Chunk<acc_t>& chunk) {
+  if (chunk.level_sums == nullptr) return nullptr;
+  const int warp = blockIdx.x * (Layout::kThreads / kWarp) + threadIdx.x / kWarp;
+  return chunk.level_sums + int64_t{warp} * problem.level_count;
+}
 
-  // Not in registers, of which the divergences take most. A row's sum is touched by the thread with
-  // x = 0 alone, so it needs no barrier.
-  PAIRLOSS_SHARED(double, loss_i, [kTile]);
-  if (x == 0) {
-    for (int r = 0; r < kMicro; ++r) loss_i[y * kMicro + r] = 0.0;
-  }
-  unsigned has_pair = 0;
+// By a whole block, before its first tile.
+template <typename Layout, typename acc_t>
+__device__ void clear_level_sums(const Problem<acc_t>& problem, const Chunk<acc_t>& chunk) {
+  LevelSums* const sums = level_sums_of_warp<Layout>(problem, chunk);
+  if (sums == nullptr || chunk.first > 0 || threadIdx.x % kWarp != 0) return;
+  for (int level = 0; level < problem.level_count; ++level) sums[level] = {0.0, 0.0, 0};
+}
 
-  for (int64_t tile = tiles.begin; tile < tiles.end; ++tile) {
-    const int64_t j0 = tile * kTile + x * kMicro;
-    Divergences<acc_t> divergences;
-    if (chunk.partial != nullptr)
-      load_divergences(chunk.partial, blockIdx.y * column_tiles + tile, divergences);
-    else
-      add_divergences(problem, chunk.first + local, tile * kTile, {0, problem.classes},
-                      divergences);
-    acc_t row_weights[kMicro], column_weights[kMicro], row_loss[kMicro] = {};
+// A quad's losses, summed over the lanes that differ in kLanes, to losses[kTile].
+template <int kLanes, typename Losses, typename acc_t>
+__device__ __forceinline__ void write_part(const QuadLosses<acc_t>& quad_losses, int quad,
+                                           Losses& losses) {
 #pragma unroll
-    for (int m = 0; m < kMicro; ++m) {
-      row_weights[m] = value_or(problem.rows.weights, problem.rows, i0 + m, acc_t(1));
-      column_weights[m] = value_or(problem.columns.weights, problem.columns, j0 + m, acc_t(1));
-    }
+  for (int m = 0; m < kMicro; ++m) {
+    const acc_t sum = reduce_over<Sum, kLanes>(quad_losses.of[m]);
+    if ((threadIdx.x & kLanes) == 0) losses[quad * kMicro + m] = sum;
+  }
+}
 
-    for (int level = 0; level < problem.level_count; ++level) {
-      acc_t similar = 0, dissimilar = 0;
-      unsigned active = 0;
+// The sum of the parts, in their order.
+template <int kParts, typename acc_t, typename Losses>
+__device__ acc_t sum_of_parts(const Losses& losses, int row) {
+  acc_t sum = losses[0][row];
+  for (int part = 1; part < kParts; ++part) sum += losses[part][row];
+  return sum;
+}
+
+// Writes all about a tile and, where it stands for two, about its mirror image: marks, and the
+// losses of rows and columns; adds to the warp's sums of the levels, which only its first lane
+// touches. There is a barrier between two calls.
+template <typename Layout, typename acc_t>
+__device__ __forceinline__ void add_tile(const Problem<acc_t>& problem, const Chunk<acc_t>& chunk,
+                                         PairTile tile,
+                                         const Divergences<acc_t> (&divergences)[Layout::kQuads]) {
+  const bool mirrored = chunk.tiles.has_mirror(tile);
+  const int64_t first_row = int64_t{tile.row} * kTile, first_column = int64_t{tile.column} * kTile;
+  const int row_quad = Layout::row_quad();
+  const int64_t i0 = chunk.first + first_row + row_quad * kMicro;
+
+  acc_t row_weights[kMicro], column_weights[Layout::kQuads][kMicro];
+#pragma unroll
+  for (int m = 0; m < kMicro; ++m) {
+    row_weights[m] = value_or(problem.rows.weights, problem.rows, i0 + m, acc_t(1));
+#pragma unroll
+    for (int quad = 0; quad < Layout::kQuads; ++quad) {
+      const int64_t j = first_column + Layout::column_quad(quad) * kMicro + m;
+      column_weights[quad][m] = value_or(problem.columns.weights, problem.columns, j, acc_t(1));
+    }
+  }
+
+  QuadLosses<acc_t> rows, columns[Layout::kQuads];
+  for (int level = 0; level < problem.level_count; ++level) {
+    KindSums<acc_t> kinds;
+#pragma unroll
+    for (int quad = 0; quad < Layout::kQuads; ++quad) {
+      const int column_quad = Layout::column_quad(quad);
       const uint64_t marks =
-          add_level(problem, level, i0, j0, divergences, row_weights, column_weights, row_loss,
-                    has_pair, similar, dissimilar, active);
-      if (chunk.marks != nullptr)
-        chunk.marks[marks_index(chunk, problem.columns.rows, level, tile * kTileLanes + x,
-                                local / kMicro + y)] = marks;
-      if (chunk.level_sums == nullptr) continue;
-      // Each warp has sums of its own, which only its first lane touches.
-      similar = reduce_lanes<Sum>(similar);
-      dissimilar = reduce_lanes<Sum>(dissimilar);
-      active = reduce_lanes<Sum>(active);
-      if (threadIdx.x % kWarp != 0) continue;
-      LevelSums& sums = chunk.level_sums[slot * problem.level_count + level];
-      if (chunk.first == 0 && tile == tiles.begin) sums = {0.0, 0.0, 0};
-      sums.similar += static_cast<double>(similar);
-      sums.dissimilar += static_cast<double>(dissimilar);
-      sums.active += active;
+          add_level(problem, level, i0, first_column + column_quad * kMicro, divergences[quad],
+                    row_weights, column_weights[quad], rows, columns[quad], kinds);
+      if (chunk.marks == nullptr) continue;
+      const int64_t of_row = first_row / kMicro + row_quad;
+      const int64_t of_column = first_column / kMicro + column_quad;
+      chunk.marks[marks_index(chunk, problem.columns.rows, level, of_column, of_row)] = marks;
+      if (mirrored)
+        chunk.marks[marks_index(chunk, problem.columns.rows, level, of_row, of_column)] =
+            mirror(marks);
     }
-
-    // What one tile adds to a row is a sum in acc_t; only from there on is it double, of which
-    // consumer GPUs have little.
-#pragma unroll
-    for (int r = 0; r < kMicro; ++r) {
-      const double of_tile = static_cast<double>(reduce_lanes<Sum, kTileLanes>(row_loss[r]));
-      const int row = y * kMicro + r;
-      if (x == 0) loss_i[row] = loss_i[row] + of_tile;
-    }
+    LevelSums* const level_sums = level_sums_of_warp<Layout>(problem, chunk);
+    if (level_sums == nullptr) continue;
+    kinds.similar = reduce_lanes<Sum>(kinds.similar);
+    kinds.dissimilar = reduce_lanes<Sum>(kinds.dissimilar);
+    kinds.active = reduce_lanes<Sum>(kinds.active);
+    if (threadIdx.x % kWarp != 0) continue;
+    const unsigned times = mirrored ? 2 : 1;
+    LevelSums& sums = level_sums[level];
+    sums.similar += times * static_cast<double>(kinds.similar);
+    sums.dissimilar += times * static_cast<double>(kinds.dissimilar);
+    sums.active += times * kinds.active;
   }
 
-  has_pair = reduce_lanes<Or, kTileLanes>(has_pair);
-  if (x != 0) return;
-  for (int r = 0; r < kMicro; ++r) {
-    const int64_t row = blockIdx.x * chunk.stride + local + y * kMicro + r;
-    chunk.loss[row] = loss_i[y * kMicro + r];
-    chunk.has_pair[row] = has_pair >> r & 1;
+  PAIRLOSS_SHARED(acc_t, row_losses, [Layout::kRowParts][kTile]);
+  PAIRLOSS_SHARED(acc_t, column_losses, [Layout::kColumnParts][kTile]);
+  write_part<Layout::kRowLanes>(rows, row_quad, row_losses[Layout::row_part()]);
+#pragma unroll
+  for (int quad = 0; quad < Layout::kQuads; ++quad)
+    write_part<Layout::kColumnLanes>(columns[quad], Layout::column_quad(quad),
+                                     column_losses[Layout::column_part()]);
+  __syncthreads();
+  const int r = threadIdx.x % kTile;
+  if (threadIdx.x < kTile)
+    chunk.loss[tile.column * chunk.stride + first_row + r] =
+        sum_of_parts<Layout::kRowParts, acc_t>(row_losses, r);
+  else if (mirrored && threadIdx.x < 2 * kTile)
+    chunk.loss[tile.row * chunk.stride + first_column + r] =
+        sum_of_parts<Layout::kColumnParts, acc_t>(column_losses, r);
+}
+
+// Grid: any number of blocks, which share the tiles. Writes the chunk's loss and marks, and adds to
+// its level_sums, which begin with the first chunk.
+template <typename acc_t>
+__global__ void __launch_bounds__(FmaLayout::kThreads, sizeof(acc_t) == sizeof(float) ? 2 : 1)
+    losses_kernel(Problem<acc_t> problem, Chunk<acc_t> chunk) {
+  clear_level_sums<FmaLayout>(problem, chunk);
+  if (none_is_for_fma(problem)) return;
+  const int count = chunk.tiles.count();
+  for (int index = blockIdx.x; index < count; index += gridDim.x) {
+    const PairTile tile = chunk.tiles.at(index);
+    if (!is_for_fma(problem, chunk, tile)) continue;
+    Divergences<acc_t> divergences[FmaLayout::kQuads];
+    __syncthreads();  // the tile before has been added
+    if (chunk.partial != nullptr)
+      load_sum<FmaLayout>(chunk.partial, index, divergences);
+    else
+      add_divergences(problem, chunk.first + int64_t{tile.row} * kTile,
+                      int64_t{tile.column} * kTile, {0, problem.classes}, divergences[0]);
+    add_tile<FmaLayout>(problem, chunk, tile, divergences);
+  }
+}
+
+// The same on tensor cores.
+template <typename acc_t>
+__global__ void __launch_bounds__(TensorLayout::kThreads, 2)
+    tensor_losses_kernel(Problem<acc_t> problem, Chunk<acc_t> chunk) {
+  PAIRLOSS_DYNAMIC_SHARED(Octet, stage, [2][2][kBlockOctets]);
+  clear_level_sums<TensorLayout>(problem, chunk);
+  const int count = chunk.tiles.count(), step = gridDim.x;
+  if (static_cast<int>(blockIdx.x) >= count) return;  // the last chunk may have few
+  const Share slices{0, slice_count(problem.classes)};
+  int buffer = 0;
+  PairTile tile = chunk.tiles.at(blockIdx.x), next;
+  if (chunk.partial == nullptr) copy_slice(problem, chunk, tile, 0, stage[buffer]);
+  for (int index = blockIdx.x; index < count; index += step, tile = next) {
+    const bool more = index + step < count;
+    if (more) next = chunk.tiles.at(index + step);
+    TensorDivergences divergences;
+    if (chunk.partial != nullptr) {
+      __syncthreads();  // the tile before has been added
+      load_sum<TensorLayout>(chunk.partial, index, divergences);
+    } else {
+      subtract_products(problem, chunk, tile, slices, more, next, buffer, stage, divergences);
+    }
+    if (is_for_fma(problem, chunk, tile)) continue;
+    add_row_terms(problem, chunk, tile, divergences);
+    add_tile<TensorLayout>(problem, chunk, tile, divergences);
   }
 }
 

@@ -148,9 +148,9 @@ struct Work {
         made.small.ticket = ticket;
         return;
       }
-      const int64_t usual = default_chunk_rows(columns, e.classes, e.levels);
-      made.plan = make_plan<acc_t>(rows, columns, e.classes, e.levels,
-                                   choice.chunk_rows > 0 ? choice.chunk_rows : usual, tensor);
+      const int64_t usual = default_chunk_rows(rows, columns, e.classes, e.levels, within);
+      made.plan =
+          make_plan(made.problem, tensor, choice.chunk_rows > 0 ? choice.chunk_rows : usual);
       made.plan.equal_weights = have_equal_weights(e);
       if (choice.product_splits > 0) made.plan.product_splits = choice.product_splits;
       made.chunk = take_chunk<acc_t>(workspace, made.plan, both, with_sums, with_grad);
@@ -198,17 +198,27 @@ void launch_products(const Pass<acc_t>& pass, cudaStream_t stream) {
 template <typename acc_t>
 void launch_losses(const Pass<acc_t>& pass, cudaStream_t stream) {
   const auto& [problem, plan, chunk, small] = pass;
-  const unsigned row_tiles = static_cast<unsigned>(ceil_div(chunk.rows, kTile));
   if (plan.class_parts > 1) {
-    const unsigned column_tiles = static_cast<unsigned>(plan.column_tiles());
-    const int64_t elements = int64_t{row_tiles} * column_tiles * kElements * kTileThreads;
-    launch(partial_divergences_kernel<acc_t>, dim3(plan.class_parts, column_tiles, row_tiles),
-           kTileThreads, stream, problem, chunk.first, chunk.partial);
+    const dim3 grid(plan.class_parts, static_cast<unsigned>(chunk.tiles.count()));
+    if constexpr (std::is_same_v<acc_t, float>) {
+      if (plan.tensor)
+        launch_with_shared(tensor_partial_kernel<acc_t>, grid, TensorLayout::kThreads,
+                           kTensorSharedBytes, stream, problem, chunk);
+    }
+    launch(partial_divergences_kernel<acc_t>, grid, FmaLayout::kThreads, stream, problem, chunk);
+    const int64_t elements = chunk.tiles.count() * kTileElements;
     launch(sum_parts_kernel<acc_t>, dim3(static_cast<unsigned>(ceil_div(elements, kSumThreads))),
            kSumThreads, stream, elements, plan.class_parts, chunk.partial);
   }
-  launch(losses_kernel<acc_t>, dim3(plan.pair_splits, row_tiles), kTileThreads, stream, problem,
-         chunk);
+  const dim3 grid(plan.pair_blocks);
+  launch(losses_kernel<acc_t>, grid, FmaLayout::kThreads, stream, problem, chunk);
+  if constexpr (std::is_same_v<acc_t, float>) {
+    if (!plan.tensor) return;
+    Chunk<acc_t> rest = chunk;
+    if (rest.level_sums != nullptr) rest.level_sums += plan.fma_warps() * plan.levels;
+    launch_with_shared(tensor_losses_kernel<acc_t>, grid, TensorLayout::kThreads,
+                       kTensorSharedBytes, stream, problem, rest);
+  }
 }
 
 inline void launch_planes(const Problem<float>& problem, cudaStream_t stream) {
@@ -225,6 +235,7 @@ void run_tiled(Pass<acc_t>& pass, acc_t* row_loss, out_t* grad, cudaStream_t str
   auto& [problem, plan, chunk, small] = pass;
   for (chunk.first = 0; chunk.first < plan.rows; chunk.first += plan.chunk_rows) {
     chunk.rows = std::min(plan.chunk_rows, plan.rows - chunk.first);
+    chunk.tiles = plan.tiles(chunk.rows);
     launch_losses(pass, stream);
     if (grad != nullptr) launch_products<kBoth>(pass, stream);
     if (grad != nullptr || row_loss != nullptr)
@@ -282,7 +293,8 @@ void run(const Evaluation<scalar_t, out_t>& e, const Choice& choice, void* alloc
   if (work.with_ref_pass) run_tiled<kBoth>(work.ref_pass, no_loss, e.ref_grad, stream);
   if (e.stats != nullptr)
     launch(reduce_kernel<acc_t>, dim3(1), kReduceThreads, stream, e.levels, within, work.levels,
-           work.pass.chunk.level_sums, work.pass.plan.level_sum_slots(), loss, e.stats);
+           work.pass.chunk.level_sums, work.pass.plan.fma_warps() + work.pass.plan.tensor_warps(),
+           loss, e.stats);
 }
 
 }  // namespace

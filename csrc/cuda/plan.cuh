@@ -13,9 +13,10 @@
 namespace pairloss::cuda {
 namespace {
 
-// Enough blocks to fill any GPU a few times over, few enough to keep the partial sums of the
-// products near 16 MB.
-constexpr int64_t kPairBlocks = 512;
+// Enough blocks to fill any GPU a few times over, few enough to keep the partial sums of
+// divergences and products near 16 MB each.
+constexpr int64_t kPairBlocks = 2048;
+constexpr int64_t kPartBlocks = 512;
 constexpr int64_t kProductThreads = 512 * 256;
 constexpr int64_t kCountBlocks = 4096;
 constexpr int kSumThreads = 256;
@@ -25,20 +26,29 @@ constexpr int64_t kLeastTensorClasses = 16;  // below, most of a slice would be 
 struct Plan {
   int64_t rows, columns, classes;
   int levels;
+  bool tensor = false;  // on tensor cores, but for tiles with unbounded rows
+  bool once = false;    // a tile and its mirror image in one; then there is one chunk
   int64_t chunk_rows = 0;
-  int pair_splits = 0, product_splits = 0, class_parts = 1;
+  int pair_blocks = 0, product_splits = 0, class_parts = 1;
   int panel = 0, panels = 0;
   bool equal_weights = false;  // of the pairs, in the gradient
 
   int64_t row_tiles() const { return ceil_div(chunk_rows, kTile); }
-  int64_t column_tiles() const { return ceil_div(columns, kTile); }
-  int64_t partial_elements() const {  // of one part
-    return row_tiles() * column_tiles() * kElements * kTileThreads;
+  PairTiles tiles(int64_t rows_of_chunk) const {
+    return {static_cast<int>(ceil_div(rows_of_chunk, kTile)),
+            static_cast<int>(ceil_div(columns, kTile)), once};
   }
-  int64_t level_sum_slots() const { return row_tiles() * pair_splits * kTileWarps; }
+  // Of the FMA kernel, and of the one for tensor cores.
+  int64_t fma_warps() const { return pair_blocks * FmaLayout::kThreads / kWarp; }
+  int64_t tensor_warps() const { return tensor ? pair_blocks * TensorLayout::kThreads / kWarp : 0; }
 };
 
-inline int64_t default_chunk_rows(int64_t columns, int64_t classes, int levels) {
+// Marks and partial sums of a chunk are bounded. A batch whose marks take at most 128 MB is one
+// chunk, because then each pair is computed once.
+inline int64_t default_chunk_rows(int64_t rows_of_all, int64_t columns, int64_t classes, int levels,
+                                  bool within) {
+  constexpr int64_t kPairsAtOnce = int64_t{1} << 28;
+  if (within && rows_of_all * columns * levels <= kPairsAtOnce) return rows_of_all;
   constexpr int64_t kPairs = int64_t{1} << 26;     // with marks for all levels: 32 MB
   constexpr int64_t kElements = int64_t{1} << 22;  // of a, and of b, per split
   constexpr int64_t kMostRows = int64_t{1} << 20;  // a grid has at most 65535 row tiles
@@ -46,31 +56,31 @@ inline int64_t default_chunk_rows(int64_t columns, int64_t classes, int levels) 
   return std::max<int64_t>(rows / kTile * kTile, kTile);
 }
 
-// chunk_rows: a multiple of kTile.
 template <typename acc_t>
-Plan make_plan(int64_t rows, int64_t columns, int64_t classes, int levels, int64_t chunk_rows,
-               bool tensor) {
-  Plan plan{rows, columns, classes, levels};
-  plan.chunk_rows = std::min(chunk_rows, ceil_div(rows, kTile) * kTile);
+Plan make_plan(const Problem<acc_t>& problem, bool tensor, int64_t chunk_rows) {
+  const int64_t rows = problem.rows.rows, columns = problem.columns.rows;
+  const int64_t classes = problem.classes;
+  Plan plan{rows, columns, classes, problem.level_count, tensor};
+  plan.chunk_rows = ceil_div(std::min(chunk_rows, rows), kTile) * kTile;
+  plan.once = problem.within && plan.chunk_rows >= rows;
   // A wide panel shares the expanded weights among more classes, a narrow one wastes fewer threads
   // on classes that do not exist. float64 is for tests: one instance will do, and a wide one would
   // not fit into shared memory.
   plan.panel =
       std::is_same_v<acc_t, double> || classes <= 3 * kNarrowPanel ? kNarrowPanel : kWidePanel;
   plan.panels = static_cast<int>(ceil_div(classes, plan.panel));
-  plan.pair_splits =
-      static_cast<int>(std::min(ceil_div(kPairBlocks, plan.row_tiles()), plan.column_tiles()));
+  const int64_t tiles = plan.tiles(plan.chunk_rows).count();
+  plan.pair_blocks = static_cast<int>(std::min(kPairBlocks, tiles));
   const int64_t threads =
       tensor ? tensor_product_threads(true) * tensor_product_blocks(plan.chunk_rows, classes)
              : product_threads(plan.panel) * plan.panels * plan.row_tiles();
   plan.product_splits =
       static_cast<int>(std::min(ceil_div(kProductThreads, threads), ceil_div(columns, kStaged)));
   // Too few tiles to fill a GPU, and classes enough to share: each block takes a part of them.
-  constexpr int64_t kFewTiles = kPairBlocks / 4, kLeastClasses = 4 * kStep;
-  const int64_t tiles = plan.row_tiles() * plan.column_tiles();
-  if (tiles <= kFewTiles && classes >= 8 * kLeastClasses)
+  constexpr int64_t kFewTiles = kPartBlocks / 2, kLeastClasses = 4 * kStep;
+  if (tiles <= kFewTiles && classes >= 4 * kLeastClasses)
     plan.class_parts =
-        static_cast<int>(std::min(kPairBlocks / tiles, ceil_div(classes, kLeastClasses)));
+        static_cast<int>(std::min(kPartBlocks / tiles, ceil_div(classes, kLeastClasses)));
   return plan;
 }
 
@@ -129,14 +139,15 @@ Chunk<acc_t> take_chunk(Workspace& workspace, const Plan& plan, bool both, bool 
                         bool with_grad) {
   Chunk<acc_t> chunk;
   chunk.stride = plan.chunk_rows;
-  chunk.pair_splits = plan.pair_splits;
+  chunk.tiles = plan.tiles(plan.chunk_rows);
   chunk.product_splits = plan.product_splits;
   chunk.class_parts = plan.class_parts;
   if (plan.class_parts > 1)
-    chunk.partial = workspace.take<acc_t>(plan.class_parts * plan.partial_elements());
-  chunk.loss = workspace.take<double>(plan.pair_splits * plan.chunk_rows);
-  chunk.has_pair = workspace.take<unsigned>(plan.pair_splits * plan.chunk_rows);
-  if (with_sums) chunk.level_sums = workspace.take<LevelSums>(plan.level_sum_slots() * plan.levels);
+    chunk.partial = workspace.take<acc_t>(plan.class_parts * chunk.tiles.count() * kTileElements);
+  chunk.loss = workspace.take<acc_t>(chunk.tiles.column_tiles * plan.chunk_rows);
+  if (with_sums)
+    chunk.level_sums =
+        workspace.take<LevelSums>((plan.fma_warps() + plan.tensor_warps()) * plan.levels);
   if (!with_grad) return chunk;
   chunk.marks = workspace.take<uint64_t>(
       marks_index(chunk, plan.columns, plan.levels, 0, 0));  // one beyond the last

@@ -1,13 +1,13 @@
 // The rows as the tensor cores take them: relative to one reference row c, and split into three
 // bf16 (split.cuh).
 //
-//   P' = P - c_P    L' = L - c_L    h_i = P_i . L'_i    q_j = c_P . L'_j
+//   P' = P - c_P    L' = L - c_L    q_j = c_P . L_j    h_i = q_i + P'_i . L'_i
 //   D_ij = sum_k P_ik (L_ik - L_jk) = h_i - q_j - P'_i . L'_j
 //
 // Without a reference, rows that are nearly uniform, which is how training starts, would lose in
-// the difference what float32 holds of them. c_P is the least P of each class and c_L the greatest
-// L: near the rows where all rows are alike, and never in the way. With c_P <= P_j, |q_j| is at
-// most P_j . |L'_j|; with the mean instead, a class that some rows mask by -1e9 would make q_j and
+// the differences what float32 holds of them. c_P is the least P of each class and c_L the greatest
+// L: near the rows where all rows are alike, and never in the way. As c_P <= P_j, |q_j| is at most
+// P_j . |L_j|; with the mean instead, a class that some rows mask by -1e9 would make q_j and
 // P'_i . L'_j some 1e8 each, of opposite sign. And extrema are the same in whatever order they are
 // taken.
 #pragma once
@@ -43,9 +43,13 @@ PAIRLOSS_HOST_DEVICE int plane_octet(int row, int half) {
   return line * 8 + ((row % 4 * kSliceOctets + half) ^ (line % 8));
 }
 
+PAIRLOSS_HOST_DEVICE int slice_count(int64_t classes) {
+  return static_cast<int>(ceil_div(classes, kSlice));
+}
+
 template <typename acc_t>
-PAIRLOSS_HOST_DEVICE Octet* plane_block(const Side<acc_t>& side, int64_t slices, int64_t row_tile,
-                                        int64_t slice) {
+PAIRLOSS_HOST_DEVICE Octet* plane_block(const Side<acc_t>& side, int slices, int64_t row_tile,
+                                        int slice) {
   return side.planes + (row_tile * slices + slice) * kBlockOctets;
 }
 
@@ -147,14 +151,14 @@ __global__ void planes_kernel(Problem<acc_t> problem) {
   const bool of_rows = blockIdx.x < padded_rows;
   const Side<acc_t>& side = of_rows ? problem.rows : problem.columns;
   const int64_t row = of_rows ? blockIdx.x : blockIdx.x - padded_rows;
-  const int64_t slices = ceil_div(problem.classes, kSlice);
+  const int slices = slice_count(problem.classes);
   const bool exists = row < side.rows && !side.unbounded[row];
 
   double h = 0.0, q = 0.0;
-  for (int64_t octet = threadIdx.x; octet < slices * kSliceOctets; octet += blockDim.x) {
+  for (int octet = threadIdx.x; octet < slices * kSliceOctets; octet += blockDim.x) {
     SplitOctet p, log_p;
     for (int k = 0; k < kOctetClasses; ++k) {
-      const int64_t klass = octet * kOctetClasses + k;
+      const int64_t klass = int64_t{octet} * kOctetClasses + k;
       if (!exists || klass >= problem.classes) continue;
       const double stored = static_cast<double>(side.log_p[row * problem.classes + klass]);
       const double reference_p = static_cast<double>(from_ordered(problem.extrema.least_p[klass]));
@@ -165,13 +169,12 @@ __global__ void planes_kernel(Problem<acc_t> problem) {
       const auto centred_log_p = static_cast<float>(stored - reference_log_p);
       p.set(k, centred_p);
       log_p.set(k, centred_log_p);
-      const double of_class = reference_p * static_cast<double>(centred_log_p);
+      const double of_class = reference_p * stored;
       q += of_class;
       h += of_class + static_cast<double>(centred_p) * static_cast<double>(centred_log_p);
     }
     Octet* const block = plane_block(side, slices, row / kTile, octet / kSliceOctets);
-    const int within =
-        plane_octet(static_cast<int>(row % kTile), static_cast<int>(octet % kSliceOctets));
+    const int within = plane_octet(static_cast<int>(row % kTile), octet % kSliceOctets);
     for (int plane = 0; plane < kPlanes; ++plane) {
       block[plane * kPlaneOctets + within] = p.of_plane[plane];
       block[(kPlanes + plane) * kPlaneOctets + within] = log_p.of_plane[plane];

@@ -26,12 +26,20 @@ struct Or {
   __device__ unsigned operator()(unsigned a, unsigned b) const { return a | b; }
 };
 
-// Over groups of kLanes neighbouring lanes; every lane gets its group's result.
+// Over groups of lanes whose numbers differ in the bits kLanes alone; every lane gets its group's
+// result.
+template <typename Operation, int kLanes, typename T>
+__device__ T reduce_over(T value, Operation operation = {}) {
+#pragma unroll
+  for (int lanes = kWarp / 2; lanes > 0; lanes /= 2)
+    if (kLanes & lanes) value = operation(value, __shfl_xor_sync(kAllLanes, value, lanes));
+  return value;
+}
+
+// Over groups of kLanes neighbouring lanes.
 template <typename Operation, int kLanes = kWarp, typename T>
 __device__ T reduce_lanes(T value, Operation operation = {}) {
-  for (int lanes = kLanes / 2; lanes > 0; lanes /= 2)
-    value = operation(value, __shfl_xor_sync(kAllLanes, value, lanes));
-  return value;
+  return reduce_over<Operation, kLanes - 1>(value, operation);
 }
 
 // Over all threads of the block, which are whole warps; every thread gets the result.

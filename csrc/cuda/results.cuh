@@ -40,16 +40,12 @@ template <bool kBoth, typename acc_t, typename out_t>
 __global__ void finish_kernel(Problem<acc_t> problem, Chunk<acc_t> chunk, acc_t* row_loss,
                               out_t* grad) {
   const int64_t local = blockIdx.x, row = chunk.first + local, classes = problem.classes;
-  double loss = 0.0;
-  unsigned has_pair = 0;
-  for (int split = threadIdx.x; split < chunk.pair_splits; split += blockDim.x) {
-    loss += chunk.loss[split * chunk.stride + local];
-    has_pair |= chunk.has_pair[split * chunk.stride + local];
-  }
+  double loss = -0.0;  // see has_pair()
+  for (int tile = threadIdx.x; tile < chunk.tiles.column_tiles; tile += blockDim.x)
+    loss += static_cast<double>(chunk.loss[tile * chunk.stride + local]);
   loss = reduce_block<Sum>(loss);
-  if (row_loss != nullptr && threadIdx.x == 0) row_loss[row] = static_cast<acc_t>(loss);
+  if (row_loss != nullptr && threadIdx.x == 0) row_loss[row] = static_cast<acc_t>(loss + 0.0);
   if (grad == nullptr) return;
-  has_pair = static_cast<unsigned>(__syncthreads_or(static_cast<int>(has_pair)));
 
   const acc_t* p = problem.rows.p + row * classes;
   double d = 0.0;
@@ -72,7 +68,7 @@ __global__ void finish_kernel(Problem<acc_t> problem, Chunk<acc_t> chunk, acc_t*
     for (int split = 0; split < chunk.product_splits; ++split)
       b += chunk.b[(split * chunk.stride + local) * classes + k];
     const acc_t a = kBoth ? chunk.a[local * classes + k] : acc_t(0);
-    const acc_t element = gradient_element<kBoth>(has_pair != 0, loss, d, p[k], a, b);
+    const acc_t element = gradient_element<kBoth>(has_pair(loss), loss, d, p[k], a, b);
     chunk.b[local * classes + k] = element;
     rest += static_cast<double>(element);
   }

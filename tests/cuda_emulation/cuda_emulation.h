@@ -383,7 +383,8 @@ class SharedPointer;
 template <typename T>
 class Reference {
  public:
-  Reference(Cell<T>& cell, const char* name, int line) : cell_(cell), name_(name), line_(line) {}
+  Reference(Cell<T>& cell, int64_t index, const char* name, int line)
+      : cell_(cell), index_(index), name_(name), line_(line) {}
   Reference(const Reference& other) = default;
 
   SharedPointer<T> operator&() const { return SharedPointer<T>(*this); }
@@ -437,6 +438,7 @@ class Reference {
   }
 
   Cell<T>& cell_;
+  int64_t index_;  // in the last extent
   const char* name_;
   int line_;
 };
@@ -457,6 +459,8 @@ class SharedPointer {
     cell.reader = Cell<T>::kSeveral;
     return value;
   }
+
+  int64_t index() const { return element_.index_; }
 
   // A copy to the element sets out, and arrives.
   void announce() const {
@@ -485,7 +489,7 @@ class Shared<T[kCount]> {
                               name_ + " is outside its extent of " + std::to_string(kCount) +
                               ", declared at",
                           line_);
-    return Reference<T>(cells_[index], name_, line_);
+    return Reference<T>(cells_[index], index, name_, line_);
   }
 
  private:

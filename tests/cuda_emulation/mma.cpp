@@ -47,7 +47,8 @@ enum class Fault {
   left_behind,
   misaligned,
   little_memory,
-  half_warp
+  half_warp,
+  conflict
 };
 
 template <Fault kFault>
@@ -66,6 +67,7 @@ void copy_kernel(const Octet* in, uint32_t* out) {
   uint32_t fragment[4];
   if (kFault != Fault::half_warp || threadIdx.x < 16)
     load_matrices(fragment, &stage[kFault == Fault::too_few_waited_for][threadIdx.x]);
+  if (kFault == Fault::conflict) load_matrices(fragment, &stage[0][threadIdx.x / 2]);
   if (kFault == Fault::left_behind) return;
   wait_for_copies<0>();
   __syncthreads();
@@ -82,7 +84,8 @@ constexpr CopyKernel kCopyKernels[] = {copy_kernel<Fault::none>,
                                        copy_kernel<Fault::left_behind>,
                                        copy_kernel<Fault::misaligned>,
                                        copy_kernel<Fault::little_memory>,
-                                       copy_kernel<Fault::half_warp>};
+                                       copy_kernel<Fault::half_warp>,
+                                       copy_kernel<Fault::conflict>};
 
 }  // namespace
 

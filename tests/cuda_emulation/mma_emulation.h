@@ -1,7 +1,8 @@
 // The instructions of csrc/cuda/mma.cuh in software, with the lane layout of the PTX ISA.
 //
 // Errors beside those of cuda_emulation.h: reading or writing an octet that a copy is on its way
-// to, leaving a kernel with copies that nobody waited for, a source that is not aligned.
+// to, leaving a kernel with copies that nobody waited for, a source that is not aligned. And,
+// though it would only be slow, ldmatrix with a bank conflict.
 #pragma once
 
 #include <cmath>
@@ -23,7 +24,7 @@ void as_one_warp(Operands& mine, int line, Work work) {
     lanes[lane] = reinterpret_cast<Operands*>(static_cast<uintptr_t>(values[lane]));
     lanes[lane]->done = true;
   }
-  work(lanes);
+  work(lanes, line);
 }
 
 inline float toward_zero(double exact) {
@@ -46,7 +47,7 @@ struct Multiplication {
 // The sum of the exact products and d, cut off at 24 bits: the order in which hardware adds is not
 // documented, but that it cuts off is known (M. Fasi et al., "Numerical behavior of NVIDIA tensor
 // cores", 2021).
-inline void multiply(Multiplication* const (&lanes)[kWarpSize]) {
+inline void multiply(Multiplication* const (&lanes)[kWarpSize], int) {
   float a[16][16], b[16][8];
   for (int lane = 0; lane < kWarpSize; ++lane) {
     const int g = lane / 4, t = lane % 4;
@@ -74,13 +75,16 @@ struct MatrixLoad {
 };
 
 template <typename T>
-void load(MatrixLoad<T>* const (&lanes)[kWarpSize]) {
+void load(MatrixLoad<T>* const (&lanes)[kWarpSize], int line) {
   for (int matrix = 0; matrix < 4; ++matrix) {
     uint16_t elements[8][8];
+    unsigned banks = 0;  // of 16 bytes; the extents of arrays of octets are multiples of eight
     for (int row = 0; row < 8; ++row) {
+      banks |= 1u << lanes[matrix * 8 + row]->row.index() % 8;
       const T octet = lanes[matrix * 8 + row]->row.read_for_warp();
       std::memcpy(elements[row], &octet, sizeof(octet));
     }
+    if (banks != 0xff) Machine::get().fail("ldmatrix with a bank conflict", line);
     for (int lane = 0; lane < kWarpSize; ++lane) {
       const int row = lane / 4, column = 2 * (lane % 4);
       const bool transposed = lanes[lane]->transposed;

@@ -113,6 +113,7 @@ COMPLAINTS = (
     "the source is not aligned to 16 bytes",
     "the launch gives too little shared memory",
     "a warp primitive that not all lanes of its mask reach|different",
+    "ldmatrix with a bank conflict",
 )
 
 

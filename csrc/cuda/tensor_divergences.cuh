@@ -1,0 +1,167 @@
+// D_ij and D_ji of a tile of 64 x 64 pairs on the tensor cores, at float32 accuracy: with the rows
+// in planes (planes.cuh, split.cuh),
+//
+//   D_ij = h_i - q_j - sum over planes a + b <= 4 of P'_i,a . L'_j,b        D_ji likewise
+//
+// A block of four warps walks over the slices of 16 classes of its tiles, of which the next is on
+// its way to shared memory while it multiplies one. A warp has both directions of 32 x 32 pairs:
+// the rows are operand a and the columns operand b, P with L in the one and L with P in the other.
+#pragma once
+
+#include "cuda/divergences.cuh"
+#include "cuda/planes.cuh"
+#include "cuda/tiles.cuh"
+
+namespace pairloss::cuda {
+namespace {
+
+// Rows and columns of one slice, twice: 48 KB.
+constexpr size_t kTensorSharedBytes = 2 * 2 * kBlockOctets * sizeof(Octet);
+
+// The products by planes of P and of L, small ones first: the sum of a slice is cut off at the size
+// of what is in it already.
+struct PlanePair {
+  int p, log_p;
+};
+constexpr int kPlaneProducts = 6;
+
+PAIRLOSS_HOST_DEVICE constexpr PlanePair plane_pair(int product) {
+  constexpr PlanePair kPairs[kPlaneProducts] = {{2, 0}, {1, 1}, {0, 2}, {1, 0}, {0, 1}, {0, 0}};
+  return kPairs[product];
+}
+
+// Sets out to copy a slice of both sides to stage = [2][kBlockOctets].
+template <typename Stage, typename acc_t>
+__device__ __forceinline__ void copy_slice(const Problem<acc_t>& problem, const Chunk<acc_t>& chunk,
+                                           PairTile tile, int slice, Stage& stage) {
+  const int slices = slice_count(problem.classes);
+  const int64_t first_tile = chunk.first / kTile;
+  const Octet* const rows = plane_block(problem.rows, slices, first_tile + tile.row, slice);
+  const Octet* const columns = plane_block(problem.columns, slices, tile.column, slice);
+#pragma unroll
+  for (int octet = 0; octet < kBlockOctets; octet += TensorLayout::kThreads) {
+    copy_async(&stage[0][octet + threadIdx.x], rows + octet + threadIdx.x);
+    copy_async(&stage[1][octet + threadIdx.x], columns + octet + threadIdx.x);
+  }
+  commit_copies();
+}
+
+using TensorDivergences = Divergences<float>[TensorLayout::kQuads];
+
+// Takes the share of a slice in P'_i . L'_j (kRowsOfP) or P'_j . L'_i from D_ij or D_ji. Rows 8 x +
+// g of a fragment are rows 4 g + x of the warp, columns 2 t + y of the fragments 2 q and 2 q + 1
+// columns y and 2 + y of the quad that TensorLayout::column_quad() names: so a lane's sums are 4 x
+// 4 neighbours.
+template <bool kRowsOfP, typename Stage>
+__device__ __forceinline__ void subtract_products(Stage& stage, TensorDivergences& divergences) {
+  constexpr int kRowMatrix = kRowsOfP ? 0 : kPlanes, kColumnMatrix = kPlanes - kRowMatrix;
+  const int lane = threadIdx.x % kWarp, eighth = lane % 8, matrix = lane / 8;
+  const int first_row = TensorLayout::warp_row() * 32;
+  const int first_column = TensorLayout::warp_column() * 32;
+
+  uint32_t rows[kPlanes][2][4];  // [plane][rows 4 g + 0, 1 or 4 g + 2, 3]
+#pragma unroll
+  for (int plane = 0; plane < kPlanes; ++plane) {
+#pragma unroll
+    for (int m = 0; m < 2; ++m) {
+      const int row = first_row + 4 * eighth + 2 * m + matrix % 2;
+      load_matrices(rows[plane][m],
+                    &stage[0][(kRowMatrix + plane) * kPlaneOctets + plane_octet(row, matrix / 2)]);
+    }
+  }
+#pragma unroll
+  for (int quad = 0; quad < TensorLayout::kQuads; ++quad) {
+    uint32_t columns[kPlanes][4];
+#pragma unroll
+    for (int plane = 0; plane < kPlanes; ++plane) {
+      const int t = eighth / 2, column = first_column + 4 * (t / 2 * 4 + quad * 2 + t % 2) +
+                                         matrix / 2 * 2 + eighth % 2;
+      load_matrices(
+          columns[plane],
+          &stage[1][(kColumnMatrix + plane) * kPlaneOctets + plane_octet(column, matrix % 2)]);
+    }
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+#pragma unroll
+      for (int m = 0; m < 2; ++m) {
+        float product[4] = {};
+#pragma unroll
+        for (int i = 0; i < kPlaneProducts; ++i) {
+          const PlanePair planes = plane_pair(i);
+          const int row_plane = kRowsOfP ? planes.p : planes.log_p;
+          const int column_plane = kRowsOfP ? planes.log_p : planes.p;
+          mma_m16n8k16(product, rows[row_plane][m], columns[column_plane][2 * n],
+                       columns[column_plane][2 * n + 1]);
+        }
+#pragma unroll
+        for (int x = 0; x < 2; ++x) {
+#pragma unroll
+          for (int y = 0; y < 2; ++y) {
+            Divergences<float>& word = divergences[quad];
+            (kRowsOfP ? word.ij : word.ji)[2 * m + x][2 * n + y] -= product[2 * x + y];
+          }
+        }
+      }
+    }
+  }
+}
+
+// Takes P'_i . L'_j and P'_j . L'_i over some slices from the divergences of a tile. The first
+// slice is on its way to stage[buffer] already, and leaves behind that of the next tile.
+template <typename Stage, typename acc_t>
+__device__ __forceinline__ void subtract_products(const Problem<acc_t>& problem,
+                                                  const Chunk<acc_t>& chunk, PairTile tile,
+                                                  Share slices, bool more, PairTile next,
+                                                  int& buffer, Stage& stage,
+                                                  TensorDivergences& divergences) {
+  for (int slice = slices.begin; slice < slices.end; ++slice) {
+    wait_for_copies<0>();
+    __syncthreads();  // the slice has arrived for all threads, and that before it has been read
+    if (slice + 1 < slices.end)
+      copy_slice(problem, chunk, tile, slice + 1, stage[1 - buffer]);
+    else if (more)
+      copy_slice(problem, chunk, next, slices.begin, stage[1 - buffer]);
+    subtract_products<true>(stage[buffer], divergences);
+    subtract_products<false>(stage[buffer], divergences);
+    buffer = 1 - buffer;
+  }
+}
+
+// What is left of D_ij and D_ji: h_i - q_j and h_j - q_i.
+template <typename acc_t>
+__device__ __forceinline__ void add_row_terms(const Problem<acc_t>& problem,
+                                              const Chunk<acc_t>& chunk, PairTile tile,
+                                              TensorDivergences& divergences) {
+  const int64_t i0 = chunk.first + int64_t{tile.row} * kTile + TensorLayout::row_quad() * kMicro;
+#pragma unroll
+  for (int quad = 0; quad < TensorLayout::kQuads; ++quad) {
+    const int64_t j0 = int64_t{tile.column} * kTile + TensorLayout::column_quad(quad) * kMicro;
+#pragma unroll
+    for (int r = 0; r < kMicro; ++r) {
+#pragma unroll
+      for (int c = 0; c < kMicro; ++c) {
+        divergences[quad].ij[r][c] += problem.rows.h[i0 + r] - problem.columns.q[j0 + c];
+        divergences[quad].ji[r][c] += problem.columns.h[j0 + c] - problem.rows.q[i0 + r];
+      }
+    }
+  }
+}
+
+// Grid (parts, tiles). Writes the parts of all tiles of the chunk that are not for FMA.
+template <typename acc_t>
+__global__ void __launch_bounds__(TensorLayout::kThreads, 2)
+    tensor_partial_kernel(Problem<acc_t> problem, Chunk<acc_t> chunk) {
+  PAIRLOSS_DYNAMIC_SHARED(Octet, stage, [2][2][kBlockOctets]);
+  const PairTile tile = chunk.tiles.at(blockIdx.y);
+  if (is_for_fma(problem, chunk, tile)) return;
+  const Share slices = share(slice_count(problem.classes), blockIdx.x, gridDim.x);
+  int buffer = 0;
+  copy_slice(problem, chunk, tile, slices.begin, stage[buffer]);
+  TensorDivergences divergences;
+  subtract_products(problem, chunk, tile, slices, false, tile, buffer, stage, divergences);
+  store_part<TensorLayout>(chunk.partial, int64_t{blockIdx.x} * gridDim.y + blockIdx.y,
+                           divergences);
+}
+
+}  // namespace
+}  // namespace pairloss::cuda

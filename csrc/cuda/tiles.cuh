@@ -1,0 +1,145 @@
+// The tiles of 64 x 64 pairs, how threads share one, and what is kept of them.
+#pragma once
+
+#include "cuda/pairs.cuh"
+
+namespace pairloss::cuda {
+namespace {
+
+// Of row tile `row` of the chunk with column tile `column` of the problem.
+struct PairTile {
+  int row, column;
+};
+
+struct Share {
+  int begin, end;
+};
+
+// Part `index` of `parts`, see part().
+PAIRLOSS_HOST_DEVICE Share share(int count, unsigned index, unsigned parts) {
+  const Range range = part(count, index, parts);
+  return {static_cast<int>(range.begin), static_cast<int>(range.end)};
+}
+
+// The tiles of a chunk of rows. Where the chunk is the whole batch, a tile and its mirror image are
+// computed once: only those with row <= column are in the list.
+struct PairTiles {
+  int row_tiles = 0, column_tiles = 0;
+  bool once = false;
+
+  // Fits into an int: a chunk is bounded (see plan.cuh).
+  PAIRLOSS_HOST_DEVICE int count() const {
+    return once ? row_tiles * (row_tiles + 1) / 2 : row_tiles * column_tiles;
+  }
+
+  // Row after row. Of the triangle, row r and row_tiles - 1 - r make one row of row_tiles + 1
+  // tiles; without a partner, the middle row of an odd number is the end of the list.
+  PAIRLOSS_HOST_DEVICE PairTile at(int index) const {
+    const int width = once ? row_tiles + 1 : column_tiles;
+    const int row = index / width, column = index % width;
+    if (!once) return {row, column};
+    if (column < row_tiles - row) return {row, row + column};
+    return {row_tiles - 1 - row, column - 1};
+  }
+
+  PAIRLOSS_HOST_DEVICE bool has_mirror(PairTile tile) const {
+    return once && tile.row != tile.column;
+  }
+};
+
+// The marks of 4 x 4 pairs are a word: those of (r, c) begin at bit 16 r + 4 c, first D_ij's. A
+// quad is four rows or columns.
+constexpr int kPairBits = 2 * kMarkBits, kRowBits = kMicro * kPairBits;
+constexpr int kTileQuads = kTile / kMicro;
+static_assert(kMicro * kRowBits == 64);
+
+// The word of the mirror image: the marks of (c, r), D_ji's first.
+PAIRLOSS_HOST_DEVICE uint64_t mirror(uint64_t word) {
+  constexpr uint64_t kOddColumns = 0x0000f0f00000f0f0, kRightHalf = 0x00000000ff00ff00,
+                     kFirst = 0x3333333333333333;
+  const uint64_t by_one = (word >> 12 ^ word) & kOddColumns;
+  word ^= by_one ^ by_one << 12;
+  const uint64_t by_two = (word >> 24 ^ word) & kRightHalf;
+  word ^= by_two ^ by_two << 24;
+  return (word & kFirst) << kMarkBits | (word >> kMarkBits & kFirst);
+}
+
+// How the threads of a block share a tile: each has kQuads words of 4 x 4 pairs in the same four
+// rows. Lanes whose numbers differ in the bits kRowLanes alone have the same rows, those that
+// differ in kColumnLanes the same columns; a row's pairs are spread over kRowParts such groups of
+// lanes.
+
+// In FMA: 16 x 16 threads.
+struct FmaLayout {
+  static constexpr int kThreads = kTileQuads * kTileQuads, kQuads = 1;
+  static constexpr int kRowLanes = 15, kColumnLanes = 16, kRowParts = 1, kColumnParts = 8;
+
+  static __device__ int row_quad() { return threadIdx.x / kTileQuads; }
+  static __device__ int column_quad(int) { return threadIdx.x % kTileQuads; }
+  static __device__ int row_part() { return 0; }
+  static __device__ int column_part() { return threadIdx.x / 32; }
+};
+
+// On tensor cores: 2 x 2 warps of 32 x 32 pairs. With the rows and columns of the fragments in this
+// order (see tensor_divergences.cuh), a thread's accumulators are whole words.
+struct TensorLayout {
+  static constexpr int kThreads = 128, kQuads = 2;
+  static constexpr int kRowLanes = 3, kColumnLanes = 28, kRowParts = 2, kColumnParts = 2;
+
+  static __device__ int warp_row() { return threadIdx.x / 64; }
+  static __device__ int warp_column() { return threadIdx.x / 32 % 2; }
+  static __device__ int row_quad() { return warp_row() * 8 + threadIdx.x % 32 / 4; }
+  static __device__ int column_quad(int quad) {
+    const int t = threadIdx.x % 4;
+    return warp_column() * 8 + t / 2 * 4 + quad * 2 + t % 2;
+  }
+  static __device__ int row_part() { return warp_column(); }
+  static __device__ int column_part() { return warp_row(); }
+};
+
+// ---- what is kept ------------------------------------------------------------------------------
+
+// Over pairs in both directions, without the level's scale. Every pair of the batch is in it twice.
+struct LevelSums {
+  double similar, dissimilar;
+  unsigned long long active;  // dissimilar pairs
+};
+
+// Rows first .. first + rows of the problem, and the partial results about them.
+template <typename acc_t>
+struct Chunk {
+  int64_t first = 0, rows = 0;
+  int64_t stride = 0;  // rows of the largest chunk, a multiple of kTile
+  PairTiles tiles;     // of these rows with all columns
+  int product_splits = 0, class_parts = 1;
+  acc_t* partial = nullptr;         // divergences in parts, see divergences.cuh; null with one part
+  acc_t* loss = nullptr;            // (column tiles, stride) of the rows, see has_pair()
+  LevelSums* level_sums = nullptr;  // (blocks, warps, G), or null
+  uint64_t* marks = nullptr;        // see marks_index(); null without a gradient
+  acc_t* a = nullptr;               // (product_splits, stride, K)
+  acc_t* b = nullptr;               // (product_splits, stride, K)
+};
+
+template <typename acc_t>
+PAIRLOSS_HOST_DEVICE int64_t marks_index(const Chunk<acc_t>& chunk, int64_t columns, int level,
+                                         int64_t column_quad, int64_t row_quad) {
+  const int64_t column_quads = ceil_div(columns, kTile) * kTileQuads;
+  return (level * column_quads + column_quad) * (chunk.stride / kMicro) + row_quad;
+}
+
+// Whether the FMA kernels have the tile, and not those for tensor cores: 0 * inf must be 0.
+template <typename acc_t>
+__device__ bool is_for_fma(const Problem<acc_t>& problem, const Chunk<acc_t>& chunk,
+                           PairTile tile) {
+  return problem.rows.planes == nullptr ||
+         problem.rows.tile_unbounded[chunk.first / kTile + tile.row] ||
+         problem.columns.tile_unbounded[tile.column];
+}
+
+template <typename acc_t>
+__device__ bool none_is_for_fma(const Problem<acc_t>& problem) {
+  return problem.rows.planes != nullptr && *problem.extrema.some_unbounded == 0;
+}
+
+}  // namespace
+}  // namespace pairloss::cuda
