@@ -410,21 +410,10 @@ struct AmxTiles {
         const int c = __builtin_ctz(left);
         if (same_class(row + r, column + c)) continue;
         const uint32_t bit = uint32_t{1} << c;
-        bits[r * stride] =
-            is_active(row + r, column + c) ? bits[r * stride] | bit : bits[r * stride] & ~bit;
+        const bool active = is_pair_active(panels, p, l, h, margin, row + r, column + c);
+        bits[r * stride] = active ? bits[r * stride] | bit : bits[r * stride] & ~bit;
       }
     }
-  }
-
-  // In float32, from the rows themselves.
-  [[gnu::noinline]] bool is_active(int64_t row, int64_t column) const {
-    Vec<float> sum{};
-    for (int64_t panel = 0; panel < panels.count(); ++panel) {
-      const float *p_row = p + panels.at(panel, row), *l_column = l + panels.at(panel, column);
-      for (int64_t k = 0; k < panels.width(panel); k += 16)
-        sum += load(p_row + k) * load(l_column + k);
-    }
-    return horizontal_sum<float>(sum) > h[row] - margin;
   }
 };
 

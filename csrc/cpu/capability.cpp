@@ -53,7 +53,8 @@ bool is_supported(Capability capability) {
       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     case Capability::avx512:
       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+             __builtin_cpu_supports("avx512vnni");
     case Capability::amx:
       return is_supported(Capability::avx512) && has_amx();
 #else

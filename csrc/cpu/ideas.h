@@ -14,7 +14,7 @@ enum class Idea {
   class_order,     // rows of a class stand together                        labels.cpp
   likeness_order,  // within a class, rows that are alike                   batch.h
   certificates,    // blocks of pairs on one side of the margin             certificates.h
-  coarse_first,    // on AMX: which pairs are active, in bfloat16 first     amx.h
+  coarse_first,    // which pairs are active, in bfloat16 or integers first amx.h, vnni.h
   bit_lists,       // blocks of few bits are summed from lists              selected_sums.h
   totals,          // of nearly full words, what is missing is subtracted   selected_sums.h
   subset_sums,     // without a matrix unit: the method of Four Russians    subset_sums.h

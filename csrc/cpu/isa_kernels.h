@@ -16,6 +16,7 @@
 //
 #include "cpu/amx.h"
 #include "cpu/supports.h"
+#include "cpu/vnni.h"
 //
 #include "cpu/selected_sums.h"
 //

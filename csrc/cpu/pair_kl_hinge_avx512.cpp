@@ -1,4 +1,4 @@
-// The kernels for AVX-512 (F, BW, DQ, VL).
+// The kernels for AVX-512 (F, BW, DQ, VL, VNNI).
 #if defined(__x86_64__)
 #include "cpu/isa_includes.h"
 //

@@ -15,6 +15,9 @@ namespace {
 template <class T>
 using Tiles = std::conditional_t<uses<Idea::coarse_first> && std::is_same_v<T, float>, AmxTiles,
                                  VectorTiles<T>>;
+#elif defined(PAIRLOSS_VNNI)
+template <class T>
+using Tiles = std::conditional_t<std::is_same_v<T, float>, IntegerTiles, VectorTiles<T>>;
 #else
 template <class T>
 using Tiles = VectorTiles<T>;

@@ -3,7 +3,7 @@
 //   rows     P, L and h of every row, in an order of their own       labels.h, rows.h, batch.h
 //   means    similar pairs in closed form                            similar.h
 //   tiles    dissimilar pairs, tile by tile in a fixed order         schedule.h
-//            active or not: one bit each                             certificates.h, tile.h, amx.h
+//            active or not: one bit each                certificates.h, tile.h, amx.h, vnni.h
 //            which of them are dissimilar, in which level            relation.h
 //            sums of L and P over the bits                           selected_sums.h, selected.h
 //   finish   the loss and the gradient of every row from these sums  pair_kl_hinge_gradient.h

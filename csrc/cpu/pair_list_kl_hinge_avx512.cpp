@@ -1,4 +1,4 @@
-// The kernel for lists of pairs, for AVX-512 (F, BW, DQ, VL).
+// The kernel for lists of pairs, for AVX-512 (F, BW, DQ, VL, VNNI).
 #if defined(__x86_64__)
 #include "cpu/isa_includes.h"
 //

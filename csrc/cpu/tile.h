@@ -136,21 +136,11 @@ struct VectorTiles : PairOperands<T> {
   template <class SameClass>
   void find_active(Span rows, Span columns, T* scores, uint32_t* bits, SameClass&&) const {
     const int64_t words = round_up(columns.size(), 32) / 32;
-    __builtin_memset(bits, 0, round_up(rows.size(), 32) * words * sizeof(uint32_t));
+    const Known known(*this, rows, columns, scores, bits);
     const T m = static_cast<T>(margin);
-    uint32_t known[kLargestTile / kRowBlock] = {};  // per row block
-    if (certifies) {
-      Certain certain[kLargestTile];
-      find_certain(rows, columns, scores, certain);
-      for (int64_t r = 0; r < rows.size(); r += kRowBlock) {
-        known[r / kRowBlock] = write_certain<kRowBlock>(certain + r, words, bits + r * words);
-      }
-    }
     for_each_block(
         *this, rows, columns, scores,
-        [&](int64_t row, int64_t column) {
-          return (known[(row - rows.begin) / kRowBlock] >> (column - columns.begin) / 32 & 1) == 0;
-        },
+        [&](int64_t row, int64_t column) { return !known.has(row, column); },
         [&](int64_t row, int64_t column, const RegisterBlock<T>& block)
             __attribute__((always_inline)) {
               const int64_t c = column - columns.begin;
@@ -164,6 +154,46 @@ struct VectorTiles : PairOperands<T> {
               }
             });
   }
+
+ protected:
+  // The words of a tile that are certain: their bits are written, all others are 0.
+  class Known {
+   public:
+    Known(const VectorTiles& tiles, Span rows, Span columns, T* scratch, uint32_t* bits)
+        : rows_(rows), columns_(columns) {
+      const int64_t words = round_up(columns.size(), 32) / 32;
+      __builtin_memset(bits, 0, round_up(rows.size(), 32) * words * sizeof(uint32_t));
+      if (!tiles.certifies) return;
+      Certain certain[kLargestTile];
+      tiles.find_certain(rows, columns, scratch, certain);
+      for (int64_t r = 0; r < rows.size(); r += kRowBlock) {
+        words_[r / kRowBlock] = write_certain<kRowBlock>(certain + r, words, bits + r * words);
+      }
+    }
+
+    // Of the rows row .. row + kRowBlock - 1 and the word that column is in.
+    PAIRLOSS_INLINE bool has(int64_t row, int64_t column) const {
+      return (words_[(row - rows_.begin) / kRowBlock] >> (column - columns_.begin) / 32 & 1) != 0;
+    }
+
+   private:
+    Span rows_, columns_;
+    uint32_t words_[kLargestTile / kRowBlock] = {};
+  };
 };
+
+// Whether one pair is active, from the rows themselves: where something coarser leaves it open.
+[[gnu::noinline]] inline bool is_pair_active(const Panels<float>& panels, const float* p,
+                                             const float* l, const float* h, double margin,
+                                             int64_t row, int64_t column) {
+  Vec<float> sum{};
+  for (int64_t panel = 0; panel < panels.count(); ++panel) {
+    const float *p_row = p + panels.at(panel, row), *l_column = l + panels.at(panel, column);
+    for (int64_t k = 0; k < panels.width(panel); k += kLanes<float>) {
+      sum += load(p_row + k) * load(l_column + k);
+    }
+  }
+  return horizontal_sum<float>(sum) > h[row] - margin;
+}
 
 }  // namespace pairloss::cpu::PAIRLOSS_ISA

@@ -17,7 +17,7 @@ INF = np.inf
 
 
 @pytest.mark.parametrize("element", ["float64", "float32"])
-@pytest.mark.parametrize("columns", [1, 2, 10, 34, 65, 300, 1100])
+@pytest.mark.parametrize("columns", [1, 2, 10, 34, 65, 330, 700, 1100])
 @pytest.mark.parametrize(("rows", "tile"), [(20, 64), (100, 64), (257, 128), (300, 256)])
 def test_active_pairs(
     whitebox: ModuleType, isa: int, rows: int, tile: int, columns: int, element: str
