@@ -7,5 +7,13 @@
     python -m benchmarks.compare      micro benchmarks (test_micro.py) against the committed record
 
 Each says with --help what it takes. pair_kl_hinge.py names the cases and the methods, baselines.py
-holds the alternatives, logits.py what they run on. Records of runs are in results/.
+holds the alternatives, logits.py what they run on.
+
+Records of runs are in results/. They are made anew, on a quiet machine, with
+
+    python -m benchmarks --full --json benchmarks/results/cpu-two-cores-amx.json
+    python -m benchmarks.growth --json benchmarks/results/growth-two-cores-amx.json
+    python -m benchmarks.ablation --json benchmarks/results/ideas-two-cores-amx.json
+    python -m benchmarks.ablation processor --json benchmarks/results/ablation-two-cores-amx.json
+    python -m benchmarks.compare --save
 """

@@ -110,21 +110,28 @@ def measure(case: Case, ask: Mapping[str, Ask], seconds: float) -> list[Result]:
 
 
 def results_table(results: Sequence[Result], markdown: bool = False) -> str:
-    """A row for each case: its time, and how many times as long each variant takes."""
-    cases = dict.fromkeys(str(result.case) for result in results)
+    """A row for each variant, a column for each kind of logits.
+
+    A cell has, in the order of the sizes, how many times as long the variant takes as what it is
+    compared with, or the time of that.
+    """
     names = list(dict.fromkeys(result.method for result in results))
-    rows = []
-    for case in cases:
-        found = {result.method: result for result in results if str(result.case) == case}
-        medians = {name: found[name].median for name in names}
-        cells = [
-            f"{medians[name] / medians[base_of(name, names)]:.2f}x"
-            if base_of(name, names) != name
-            else table.duration(medians[name])
-            for name in names
-        ]
-        rows.append((case, *cells))
-    return table.render(rows, ("case", *names), markdown)
+    kinds = list(dict.fromkeys(result.case.logits for result in results))
+    medians = {(result.method, result.case): result.median for result in results}
+
+    def cell(name: str, case: Case) -> str:
+        base = base_of(name, names)
+        if name == base:
+            return table.duration(medians[name, case])
+        return f"{medians[name, case] / medians[base, case]:.2f}x"
+
+    def cells(name: str, kind: str) -> str:
+        cases = [case for method, case in medians if method == name and case.logits == kind]
+        return ", ".join(cell(name, case) for case in cases)
+
+    sizes = ", ".join(dict.fromkeys(f"({r.case.rows}, {r.case.columns})" for r in results))
+    rows = [(name, *(cells(name, kind) for kind in kinds)) for name in names]
+    return f"At {sizes}:\n\n" + table.render(rows, ("variant", *kinds), markdown)
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -163,7 +170,7 @@ def main(argv: list[str] | None = None) -> int:
     kept = ("subject", "threads", "seconds", "processor_time")
     settings = {name: getattr(arguments, name) for name in kept}
     results: list[Result] = []
-    record = Record(machine(), settings, results)
+    record = Record({**machine(), "threads": arguments.threads}, settings, results)
     with ExitStack() as stack:
         ask = {name: stack.enter_context(start(variant)) for name, variant in chosen.items()}
         for name, variant in chosen.items():

@@ -11,7 +11,7 @@ import torch
 from benchmarks import __main__ as bench
 from benchmarks import ablation, accuracy, compare, growth, pair_kl_hinge
 from benchmarks.pair_kl_hinge import Case
-from benchmarks.record import Record
+from benchmarks.record import Record, Result
 from tests import truth
 
 
@@ -101,9 +101,22 @@ def test_ablation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_table_of_an_ablation() -> None:
     seconds = {"pairloss": 1e-3, "without lists": 2e-3, "pairloss, avx512": 4e-3}
     seconds["without tables, avx512"] = 5e-3
-    results = [ablation.Result(Case(8, 2), name, [time]) for name, time in seconds.items()]
-    row = ablation.results_table(results).splitlines()[-1]
-    assert row.split()[3:] == ["1", "ms", "2.00x", "4", "ms", "1.25x"]
+    results = [
+        Result(Case(rows, 2, kind), name, [factor * time])
+        for rows, factor in ((8, 1), (16, 3))
+        for kind in ("random", "half")
+        for name, time in seconds.items()
+    ]
+    results[-1].seconds = [0.024]
+    lines = ablation.results_table(results, markdown=True).splitlines()
+    assert lines[0] == "At (8, 2), (16, 2):"
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[4:]]
+    assert rows == [
+        ["pairloss", "1 ms, 3 ms", "1 ms, 3 ms"],
+        ["without lists", "2.00x, 2.00x", "2.00x, 2.00x"],
+        ["pairloss, avx512", "4 ms, 12 ms", "4 ms, 12 ms"],
+        ["without tables, avx512", "1.25x, 1.25x", "1.25x, 2.00x"],
+    ]
 
 
 def test_variants_that_do_not_agree() -> None:
