@@ -185,8 +185,8 @@ __global__ void __launch_bounds__(FmaLayout::kThreads, sizeof(acc_t) == sizeof(f
     losses_kernel(Problem<acc_t> problem, Chunk<acc_t> chunk) {
   clear_level_sums<FmaLayout>(problem, chunk);
   if (none_is_for_fma(problem)) return;
-  const int count = chunk.tiles.count();
-  for (int index = blockIdx.x; index < count; index += gridDim.x) {
+  const Share tiles = share(chunk.tiles.count(), blockIdx.x, gridDim.x);
+  for (int index = tiles.begin; index < tiles.end; ++index) {
     const PairTile tile = chunk.tiles.at(index);
     if (!is_for_fma(problem, chunk, tile)) continue;
     Divergences<acc_t> divergences[FmaLayout::kQuads];
@@ -206,15 +206,15 @@ __global__ void __launch_bounds__(TensorLayout::kThreads, 2)
     tensor_losses_kernel(Problem<acc_t> problem, Chunk<acc_t> chunk) {
   PAIRLOSS_DYNAMIC_SHARED(Octet, stage, [2][2][kBlockOctets]);
   clear_level_sums<TensorLayout>(problem, chunk);
-  const int count = chunk.tiles.count(), step = gridDim.x;
-  if (static_cast<int>(blockIdx.x) >= count) return;  // the last chunk may have few
+  const Share tiles = share(chunk.tiles.count(), blockIdx.x, gridDim.x);
+  if (tiles.begin == tiles.end) return;  // the last chunk may have few
   const Share slices{0, slice_count(problem.classes)};
   int buffer = 0;
-  PairTile tile = chunk.tiles.at(blockIdx.x), next;
+  PairTile tile = chunk.tiles.at(tiles.begin), next;
   if (chunk.partial == nullptr) copy_slice(problem, chunk, tile, 0, stage[buffer]);
-  for (int index = blockIdx.x; index < count; index += step, tile = next) {
-    const bool more = index + step < count;
-    if (more) next = chunk.tiles.at(index + step);
+  for (int index = tiles.begin; index < tiles.end; ++index, tile = next) {
+    const bool more = index + 1 < tiles.end;
+    if (more) next = chunk.tiles.at(index + 1);
     TensorDivergences divergences;
     if (chunk.partial != nullptr) {
       __syncthreads();  // the tile before has been added

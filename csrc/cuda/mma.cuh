@@ -64,12 +64,20 @@ __device__ __forceinline__ void load_matrices_transposed(uint32_t (&fragment)[4]
 }
 
 // Shared memory has it once the same thread has waited for the group that it was committed with;
-// the other threads see it behind the next barrier.
+// the other threads see it behind the next barrier. kKeep: the multiprocessor will copy it again
+// soon, so it stays in the L1 cache, which otherwise it passes by.
+template <bool kKeep = false>
 __device__ __forceinline__ void copy_async(Octet* destination, const Octet* source) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;\n"
-               :
-               : "r"(shared_address(destination)), "l"(source)
-               : "memory");
+  if constexpr (kKeep)
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 16;\n"
+                 :
+                 : "r"(shared_address(destination)), "l"(source)
+                 : "memory");
+  else
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;\n"
+                 :
+                 : "r"(shared_address(destination)), "l"(source)
+                 : "memory");
 }
 
 // Makes a group of the copies since the last one. A group may be empty.

@@ -18,8 +18,11 @@
 //   planes_kernel        those operands (planes.cuh); in float64 and for few classes neither
 //   levels_kernel        from the numbers, the scales of each level
 //   for every chunk of rows i, against all columns j:
-//     losses_kernel      D_ij and D_ji by tiles of 64 x 64 (divergences.cuh); from them the rows'
-//                        loss sums, and marks of four bits per pair and level (losses.cuh)
+//     tensor_losses_kernel
+//                        D_ij and D_ji by tiles of 64 x 64 (tensor_divergences.cuh); from them the
+//                        rows' loss sums, and marks of four bits per pair and level (losses.cuh)
+//     losses_kernel      the same in FMA (divergences.cuh): in float64 and for few classes all
+//                        tiles, else those with infinities or NaN
 //     tensor_products_kernel
 //                        A and B from the marks (tensor_products.cuh); in float64 and for few
 //                        classes nothing
@@ -39,7 +42,7 @@
 // Work is cut into more blocks than a GPU runs at a time, in a way that depends on the sizes only
 // (plan.cuh). Every block writes partial sums of its own, and they are added in a fixed order, so
 // the result is the same to the bit from run to run, whatever the number of multiprocessors. The
-// only atomic is the count of the small batch's blocks that are done.
+// only atomics are those of extrema, and the count of the small batch's blocks that are done.
 #pragma once
 
 #include "cuda/plan.cuh"

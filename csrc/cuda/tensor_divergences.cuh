@@ -40,7 +40,8 @@ __device__ __forceinline__ void copy_slice(const Problem<acc_t>& problem, const 
   const Octet* const columns = plane_block(problem.columns, slices, tile.column, slice);
 #pragma unroll
   for (int octet = 0; octet < kBlockOctets; octet += TensorLayout::kThreads) {
-    copy_async(&stage[0][octet + threadIdx.x], rows + octet + threadIdx.x);
+    // The tiles of a block that follow each other are mostly of the same rows.
+    copy_async<true>(&stage[0][octet + threadIdx.x], rows + octet + threadIdx.x);
     copy_async(&stage[1][octet + threadIdx.x], columns + octet + threadIdx.x);
   }
   commit_copies();

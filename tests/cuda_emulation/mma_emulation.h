@@ -119,7 +119,8 @@ inline void load_matrices_transposed(uint32_t (&fragment)[4], SharedOctet row,
   emulation::as_one_warp(mine, line, emulation::load<Octet>);
 }
 
-inline void copy_async(SharedOctet destination, const Octet* source, int line = __builtin_LINE()) {
+template <bool kKeep = false>
+void copy_async(SharedOctet destination, const Octet* source, int line = __builtin_LINE()) {
   emulation::Machine& machine = emulation::Machine::get();
   if (reinterpret_cast<uintptr_t>(source) % sizeof(Octet) != 0)
     machine.fail("copy_async: the source is not aligned to 16 bytes", line);
