@@ -47,8 +47,8 @@ size_t size_of_spare(const char* data) {
 
 }  // namespace
 
-Buffer::Buffer(size_t bytes) : bytes_(bytes), data_(nullptr) {
-  char* const found = can_be_spare(bytes) ? spare.exchange(nullptr) : nullptr;
+Buffer::Buffer(size_t bytes, bool kept) : bytes_(bytes), kept_(kept), data_(nullptr) {
+  char* const found = kept && can_be_spare(bytes) ? spare.exchange(nullptr) : nullptr;
   if (found != nullptr) {
     const size_t size = size_of_spare(found);
     if (size >= bytes && size <= 4 * bytes) {
@@ -63,7 +63,7 @@ Buffer::Buffer(size_t bytes) : bytes_(bytes), data_(nullptr) {
 
 Buffer::~Buffer() {
   char* unwanted = data_;
-  if (can_be_spare(bytes_)) {
+  if (kept_ && can_be_spare(bytes_)) {
     std::memcpy(data_, &bytes_, sizeof bytes_);
     unwanted = spare.exchange(data_);
     if (unwanted == nullptr) return;

@@ -6,11 +6,12 @@
 
 namespace pairloss::cpu {
 
-// 64-byte aligned, uninitialised memory, freed at the end of the scope. Not inline, so that no
-// instruction set's copy of it can be linked into another's. Throws std::bad_alloc.
+// 64-byte aligned, uninitialised memory, freed at the end of the scope, or kept for the next call:
+// one buffer is, so of those that live at a time only the largest should be `kept`. Not inline, so
+// that no instruction set's copy of it can be linked into another's. Throws std::bad_alloc.
 class Buffer {
  public:
-  explicit Buffer(size_t bytes);
+  explicit Buffer(size_t bytes, bool kept = true);
   ~Buffer();
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
@@ -18,6 +19,7 @@ class Buffer {
 
  private:
   size_t bytes_;
+  bool kept_;
   char* data_;
 };
 

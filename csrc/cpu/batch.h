@@ -35,7 +35,7 @@ class Order {
       : rows_(problem.sides[0].n + problem.sides[1].n),
         columns_(round_up(problem.k, kLanes<T>)),
         wanted_(uses<Idea::likeness_order> && certifies && problem.similarity == nullptr),
-        memory_(wanted_ ? lay_out(Arena(), workers) : 1) {
+        memory_(wanted_ ? lay_out(Arena(), workers) : 1, false) {
     if (!wanted_) return;
     lay_out(Arena(memory_.data()), workers);
     std::atomic<int64_t> next{0};
@@ -305,8 +305,9 @@ struct Infinities {
   explicit Infinities(Batch<T>& batch)
       : memory((Supports(batch.padded_rows, batch.problem.k).size() +
                 2 * ((batch.problem.k + 63) / 64)) *
-                   sizeof(uint64_t) +
-               batch.padded_rows),
+                       sizeof(uint64_t) +
+                   batch.padded_rows,
+               false),
         supports(batch.padded_rows, batch.problem.k) {
     uint64_t* words = reinterpret_cast<uint64_t*>(memory.data());
     supports.place(words);

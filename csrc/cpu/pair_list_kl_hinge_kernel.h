@@ -20,7 +20,7 @@ class ListRows {
   ListRows(const PairListProblem& problem, const Workers& workers)
       : padded_((problem.k + kLanes<T> - 1) / kLanes<T> * kLanes<T>),
         buffer_(static_cast<size_t>(problem.n) * 2 * padded_ * sizeof(T)),
-        scratch_(static_cast<size_t>(workers.count + 1) * padded_ * sizeof(T)) {
+        scratch_(static_cast<size_t>(workers.count + 1) * padded_ * sizeof(T), false) {
     const Incidence& incidence = *problem.incidence;
 
     Problem source{};  // for read_logits
