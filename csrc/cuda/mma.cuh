@@ -46,6 +46,13 @@ __device__ __forceinline__ void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// The nearest bf16 of two floats, ties to even: that of `low` in the low half.
+__device__ __forceinline__ uint32_t pack_bfloat16(float low, float high) {
+  uint32_t pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;\n" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+
 // Four matrices of 8 x 8: lane l names row l % 8 of matrix l / 8, and gets of each matrix the pair
 // (l / 4, 2 (l % 4)), ...; transposed, the pair (2 (l % 4), l / 4), ....
 __device__ __forceinline__ void load_matrices(uint32_t (&fragment)[4], const Octet* row) {

@@ -8,11 +8,11 @@
 // weigh the same, g is exact in bf16, and three products make G L'; else g is three bf16 too, and
 // six products of the nine are enough (tensor_weights.cuh, split.cuh).
 //
-// A block has 128 rows and a panel of up to 64 classes: a warp has 32 rows and every second tile of
-// 8 classes, and half of the warps make A, the others B. It walks over the columns 32 at a time, a
-// word, and copies the next word's planes while it works on one. 128 rows, because each column that
-// is copied is then used by 128 x 64 products in three planes: with 64 rows, an H100 would wait for
-// its L2 cache.
+// A block has 128 rows and a panel of up to 64 classes, of which a warp has 32 x 32 or 16 x 64;
+// half of the warps make A, the others B. It walks over the columns 32 at a time, a word, and
+// copies the next word's planes while it works on one. 128 rows, because each column that is copied
+// is then used by 128 x 64 products in three planes: with 64 rows, an H100 would wait for its L2
+// cache.
 //
 // Tiles with rows that are not bounded are products_kernel's: here 0 is multiplied by what the rows
 // hold.
@@ -23,18 +23,30 @@
 namespace pairloss::cuda {
 namespace {
 
-constexpr int kProductRows = 128;
-constexpr int kPanelSlices = 4;  // the most of a panel
-constexpr int kClassTile = 8, kWarpClassTiles = kPanelSlices * kSlice / kClassTile / 2;
+constexpr int kProductRows = 128, kProductWarps = 8;  // that make A, and as many that make B
+constexpr int kPanelSlices = 4;                       // the most of a panel
+constexpr int kClassTile = 8, kPanelTiles = kPanelSlices * kSlice / kClassTile;
 constexpr int kWordOctets = kStaged * kSliceOctets;  // of one plane and slice
 
 PAIRLOSS_HOST_DEVICE constexpr int tensor_product_threads(bool both) {
-  return kProductRows / kWarpRows * 2 * (both ? 2 : 1) * kWarp;
+  return kProductWarps * (both ? 2 : 1) * kWarp;
 }
 
 // Row blocks x panels.
 PAIRLOSS_HOST_DEVICE int64_t tensor_product_blocks(int64_t rows, int64_t classes) {
   return ceil_div(rows, kProductRows) * ceil_div(classes, kPanelSlices * kSlice);
+}
+
+// The sums of a warp: 16 rows x 8 classes of each, as an mma adds to them. A warp has all class
+// tiles of the panel for 16 rows, or every second one for 32.
+template <int kRowTiles>
+using WarpSums = float[kRowTiles][kPanelTiles / kRowTiles][4];
+static_assert(kProductRows == 16 * kProductWarps);
+
+// The class tile of sums[..][n].
+template <int kRowTiles>
+__device__ __forceinline__ int class_tile(int warp, int n) {
+  return n * kRowTiles + warp % kRowTiles;
 }
 
 // The planes of a word of columns, in a panel. stage: (2 buffers, slices x planes x kWordOctets).
@@ -52,54 +64,46 @@ __device__ __forceinline__ void copy_word(Stage& stage, int buffer, const Side<f
   }
 }
 
-// Adds a word of columns to the sums of the warp's 32 rows x its class tiles. An mma cuts off where
-// it should round (mma.cuh), so each word begins with 0, and is added in float.
+// Adds a word of columns to the sums of the warp. An mma cuts off where it should round (mma.cuh),
+// so each word begins with 0, and is added in float.
 template <int kPlanesUsed, typename Weights, typename Stage>
 __device__ __forceinline__ void add_word(const Problem<float>& problem, const Chunk<float>& chunk,
-                                         const WarpShare& share, const Stage& stage, int buffer,
-                                         int class_tiles, const Words& words, int64_t word,
-                                         Weights& weights,
-                                         float (&sums)[kRowTiles][kWarpClassTiles][4]) {
-  constexpr int kWeightPlanes = Weights::kWeightPlanes, kTilesAtOnce = Weights::kTilesAtOnce;
+                                         const typename Weights::Share& share, const Stage& stage,
+                                         int buffer, int class_tiles, const Words& words,
+                                         int64_t word, Weights& weights,
+                                         WarpSums<Weights::kRowTiles>& sums) {
+  constexpr int kRowTiles = Weights::kRowTiles, kWeightPlanes = Weights::kWeightPlanes;
+  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   // The column that the lane points ldmatrix to: in matrix lane / 8, which is half of a step.
-  const int lane = threadIdx.x % kWarp;
   const int column = column_at(lane / 16, lane / 8 % 2 * 8 + lane % 8);
   const int first_plane = share.first_argument ? kPlanes : 0;
+  uint32_t a[kSteps][kRowTiles][kWeightPlanes][4];
+  weights.expand(problem, chunk, share, words, word, a);
 #pragma unroll
-  for (int first = 0; first < kRowTiles; first += kTilesAtOnce) {
-    uint32_t a[kTilesAtOnce][kSteps][kWeightPlanes][4];
+  for (int n = 0; n < kPanelTiles / kRowTiles; ++n) {
+    const int tile = class_tile<kRowTiles>(warp, n);
+    if (tile >= class_tiles) break;
+    float of_word[kRowTiles][4] = {};
 #pragma unroll
-    for (int i = 0; i < kTilesAtOnce; ++i) {
+    for (int plane = kPlanes - 1; plane >= 0; --plane) {
+      const int of_stage = tile / kSliceOctets * kPlanesUsed + first_plane + plane;
+      uint32_t b[2 * kSteps];
+      load_matrices_transposed(
+          b, &stage[buffer][of_stage * kWordOctets + plane_octet(column, tile % kSliceOctets)]);
 #pragma unroll
-      for (int step = 0; step < kSteps; ++step)
-        weights.expand(problem, chunk, words, word, step, first + i, a[i][step]);
-    }
+      for (int w = 0; w < kWeightPlanes && w + plane < kPlanes; ++w) {
 #pragma unroll
-    for (int n = 0; n < kWarpClassTiles; ++n) {
-      const int class_tile = share.first_tile + 2 * n;
-      if (class_tile >= class_tiles) break;
-      float of_word[kTilesAtOnce][4] = {};
+        for (int step = 0; step < kSteps; ++step) {
 #pragma unroll
-      for (int plane = kPlanes - 1; plane >= 0; --plane) {
-        const int of_stage = class_tile / kSliceOctets * kPlanesUsed + first_plane + plane;
-        uint32_t b[2 * kSteps];
-        load_matrices_transposed(b, &stage[buffer][of_stage * kWordOctets +
-                                                   plane_octet(column, class_tile % kSliceOctets)]);
-#pragma unroll
-        for (int w = 0; w < kWeightPlanes && w + plane < kPlanes; ++w) {
-#pragma unroll
-          for (int step = 0; step < kSteps; ++step) {
-#pragma unroll
-            for (int i = 0; i < kTilesAtOnce; ++i)
-              mma_m16n8k16(of_word[i], a[i][step][w], b[2 * step], b[2 * step + 1]);
-          }
+          for (int i = 0; i < kRowTiles; ++i)
+            mma_m16n8k16(of_word[i], a[step][i][w], b[2 * step], b[2 * step + 1]);
         }
       }
+    }
 #pragma unroll
-      for (int i = 0; i < kTilesAtOnce; ++i) {
+    for (int i = 0; i < kRowTiles; ++i) {
 #pragma unroll
-        for (int e = 0; e < 4; ++e) sums[first + i][n][e] += of_word[i][e];
-      }
+      for (int e = 0; e < 4; ++e) sums[i][n][e] += of_word[i][e];
     }
   }
 }
@@ -122,6 +126,7 @@ template <bool kBoth, typename Weights>
 __global__ void __launch_bounds__(tensor_product_threads(kBoth), kBoth ? 1 : 2)
     tensor_products_kernel(Problem<float> problem, Chunk<float> chunk) {
   constexpr int kPlanesUsed = kBoth ? 2 * kPlanes : kPlanes;  // B needs P' alone
+  constexpr int kRowTiles = Weights::kRowTiles;
   PAIRLOSS_SHARED(Octet, stage, [2][kPanelSlices * kPlanesUsed * kWordOctets]);
 
   const Side<float>&rows = problem.rows, &columns = problem.columns;
@@ -132,17 +137,16 @@ __global__ void __launch_bounds__(tensor_product_threads(kBoth), kBoth ? 1 : 2)
   const Range span = part(ceil_div(columns.rows, kStaged), blockIdx.y, chunk.product_splits);
 
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
-  WarpShare share;
-  share.first_argument = warp >= kProductRows / kWarpRows * 2;
+  typename Weights::Share share;
+  share.first_argument = warp >= kProductWarps;
   share.row = int64_t{blockIdx.x % row_blocks} * kProductRows +
-              warp / 2 % (kProductRows / kWarpRows) * kWarpRows;
+              warp % kProductWarps / kRowTiles * (16 * kRowTiles);
   share.exists = share.row < chunk.rows && !rows.tile_unbounded[(chunk.first + share.row) / kTile];
-  share.first_tile = warp % 2;
   share.g = lane / 4;
   share.t = lane % 4;
 
   Weights weights(problem, share, chunk.first);
-  float sums[kRowTiles][kWarpClassTiles][4] = {};
+  WarpSums<kRowTiles> sums = {};
 
   // The first word from here on in which some warp has marks, or span.end. By all threads.
   const auto find_word = [&](int64_t word, Words& words) {
@@ -166,7 +170,8 @@ __global__ void __launch_bounds__(tensor_product_threads(kBoth), kBoth ? 1 : 2)
     Words words_behind = load_words(problem, chunk, share, next + 1, span.end);
     wait_for_copies<1>();
     __syncthreads();  // all threads' copies of this word are there
-    if (__any_sync(kAllLanes, words.any(share)))
+    // Without marks there is nothing to add, or it is not for this kernel.
+    if (__any_sync(kAllLanes, words.any()))
       add_word<kPlanesUsed>(problem, chunk, share, stage, buffer, class_tiles, words, word, weights,
                             sums);
     // Also the barrier behind which the buffer has been read.
@@ -180,22 +185,20 @@ __global__ void __launch_bounds__(tensor_product_threads(kBoth), kBoth ? 1 : 2)
   const float scale = weights.scale(problem);
   float* const to = share.first_argument ? chunk.a : chunk.b;
 #pragma unroll
-  for (int r = 0; r < kMicro; ++r) {
+  for (int r = 0; r < WarpShare<kRowTiles>::kLaneRows; ++r) {
     const float row_sum = weights.row_sum(r);
-    const int64_t row = share.row + share.g * kMicro + r;
     if (share.row >= chunk.rows) continue;
-    const int64_t tile = (chunk.first + row) / kTile;
+    const int64_t row = share.row_of_lane(r), tile = (chunk.first + row) / kTile;
     const int row_of_tile = static_cast<int>((chunk.first + row) % kTile);
 #pragma unroll
-    for (int n = 0; n < kWarpClassTiles; ++n) {
-      const int class_tile = share.first_tile + 2 * n;
-      if (class_tile >= class_tiles) break;
-      const int64_t slice = panel.begin + class_tile / kSliceOctets;
-      const int half = class_tile % kSliceOctets;
+    for (int n = 0; n < kPanelTiles / kRowTiles; ++n) {
+      const int of_panel = class_tile<kRowTiles>(warp, n), half = of_panel % kSliceOctets;
+      if (of_panel >= class_tiles) break;
+      const int64_t slice = panel.begin + of_panel / kSliceOctets;
+      const Octet* const first_plane = plane_block(rows, slices, tile, slice) +
+                                       (share.first_argument ? kPlanes * kPlaneOctets : 0);
       float own[2];
-      join(plane_block(rows, slices, tile, slice) +
-               (share.first_argument ? kPlanes * kPlaneOctets : 0) + plane_octet(row_of_tile, half),
-           share.t, own);
+      join(first_plane + plane_octet(row_of_tile, half), share.t, own);
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
         const int64_t k = slice * kSlice + half * kClassTile + 2 * share.t + c;

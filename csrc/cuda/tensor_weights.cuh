@@ -1,9 +1,9 @@
 // The weights g of pairs as the first operand of an mma, expanded from the marks in registers.
 //
-// A warp has 32 rows and takes 32 columns at a time, by an mma of 16 rows x 16 columns. Which row
-// and column stands at which place of it is free, as long as the sums and the second operand agree.
-// They are placed such that what a lane (g, t) (see mma.cuh) holds is rows 4g, ..., 4g + 3 and four
-// neighbouring columns: the marks of 4 x 4 pairs, one word.
+// A warp takes 32 columns at a time, by mma of 16 rows x 16 columns. Which row and column stands at
+// which place of it is free, as long as the sums and the second operand agree. They are placed such
+// that what a lane (g, t) (see mma.cuh) holds is neighbouring rows, two for every 16 of the warp,
+// and four neighbouring columns: part of one word of marks, or all of it.
 #pragma once
 
 #include "cuda/planes.cuh"
@@ -12,7 +12,6 @@
 namespace pairloss::cuda {
 namespace {
 
-constexpr int kWarpRows = 32, kRowTiles = kWarpRows / 16;
 constexpr int kSteps = kStaged / 16;  // mma along the columns
 
 // Columns 4 q, ..., 4 q + 3 of the 32 are those of lane t in a step: at its places 2t, 2t + 1, 2t +
@@ -26,166 +25,186 @@ PAIRLOSS_HOST_DEVICE int column_at(int step, int place) {
   return quad_of_lane(step, place % 8 / 2) * kMicro + place / 8 * 2 + place % 2;
 }
 
-// Which sum a warp makes, and of what.
+// What a warp makes a sum of, for which rows. kRowTiles: of 16 rows.
+template <int kRowTiles>
 struct WarpShare {
+  static constexpr int kLaneRows = 2 * kRowTiles;
   bool first_argument;  // A, from g_ij and L'; else B, from g_ji and P'
   bool exists;          // its rows are those of a tile that is there, and bounded
   int64_t row;          // the first one, of the chunk
-  int first_tile;       // of 8 classes
   int g, t;             // of the lane
 
-  __device__ int64_t row_quad() const { return row / kMicro + g; }
-  __device__ int mark_shift() const { return first_argument ? 0 : kMarkBits; }
+  // The lane's row r is at place g, or g + 8 for odd r, of tile r / 2.
+  __device__ int64_t row_of_lane(int r) const { return row + g * kLaneRows + r; }
 };
 
-// The words of marks that a lane needs for 32 columns.
+// The marks of the lane's rows and a quad of columns: row r's for column c, in the direction of the
+// share, from bit r kRowBits + c kPairBits on. What stands between and behind them does not count.
+template <int kRowTiles>
+__device__ __forceinline__ uint64_t load_marks(const Problem<float>& problem,
+                                               const Chunk<float>& chunk,
+                                               const WarpShare<kRowTiles>& share, int level,
+                                               int64_t column_quad) {
+  const int64_t row = share.row_of_lane(0);
+  const uint64_t word =
+      chunk.marks[marks_index(chunk, problem.columns.rows, level, column_quad, row / kMicro)];
+  return word >> (row % kMicro * kRowBits + (share.first_argument ? 0 : kMarkBits));
+}
+
+// Those of 32 columns.
 struct Words {
   uint64_t of_step[kSteps] = {};
 
   __device__ bool any() const {
+    constexpr uint64_t kOneDirection = 0x3333333333333333;
+    static_assert(kPairBits == 4 && kMarkBits == 2);
     uint64_t all = 0;
     for (int step = 0; step < kSteps; ++step) all |= of_step[step];
-    return all != 0;
-  }
-
-  // In the direction of the share.
-  __device__ bool any(const WarpShare& share) const {
-    constexpr uint64_t kFirstOfEach = 0x3333333333333333;
-    uint64_t all = 0;
-    for (int step = 0; step < kSteps; ++step) all |= of_step[step] >> share.mark_shift();
-    return (all & kFirstOfEach) != 0;
+    return (all & kOneDirection) != 0;
   }
 };
-static_assert(kPairBits == 4 && kMarkBits == 2);
 
-__device__ __forceinline__ uint64_t marks_of(const Problem<float>& problem,
-                                             const Chunk<float>& chunk, const WarpShare& share,
-                                             int level, int64_t column_quad) {
-  return chunk
-      .marks[marks_index(chunk, problem.columns.rows, level, column_quad, share.row_quad())];
-}
-
-// Of several levels, a mark in any. None beyond `end`, nor where products_kernel does the work.
+// Of several levels, the marks in any. None beyond `end`, nor where products_kernel does the work.
+template <int kRowTiles>
 __device__ __forceinline__ Words load_words(const Problem<float>& problem,
-                                            const Chunk<float>& chunk, const WarpShare& share,
-                                            int64_t word, int64_t end) {
+                                            const Chunk<float>& chunk,
+                                            const WarpShare<kRowTiles>& share, int64_t word,
+                                            int64_t end) {
   Words words;
   if (!share.exists || word >= end || problem.columns.tile_unbounded[word * kStaged / kTile])
     return words;
   for (int level = 0; level < problem.level_count; ++level) {
 #pragma unroll
     for (int step = 0; step < kSteps; ++step)
-      words.of_step[step] |=
-          marks_of(problem, chunk, share, level, word * kStagedQuads + quad_of_lane(step, share.t));
+      words.of_step[step] |= load_marks(problem, chunk, share, level,
+                                        word * kStagedQuads + quad_of_lane(step, share.t));
   }
   return words;
 }
 
-// The two kinds of weights have kPlanes planes, and expand for kTilesAtOnce tiles of 16 rows before
-// the mma begin. They also add up the weights of each row, in units of scale().
+// ---- two kinds of weights -----------------------------------------------------------------------
+//
+// expand() makes the operands of a word of columns, and adds the weights up by rows. scale() is
+// what it leaves out of both.
 
 // One level, and all pairs weigh the same: g is 0 or +-s, and +-2 stands for +-s, which bf16 holds
 // exactly.
-class EqualWeights {
- public:
-  static constexpr int kWeightPlanes = 1, kTilesAtOnce = kRowTiles;
+struct EqualWeights {
+  static constexpr int kWeightPlanes = 1, kRowTiles = 2;
+  using Share = WarpShare<kRowTiles>;
+  int sums[Share::kLaneRows] = {};  // of the lane's part, times 32
 
-  __device__ EqualWeights(const Problem<float>&, const WarpShare& share, int64_t) : share_(share) {}
+  __device__ EqualWeights(const Problem<float>&, const Share&, int64_t) {}
 
-  __device__ __forceinline__ void expand(const Problem<float>&, const Chunk<float>&,
-                                         const Words& words, int64_t, int step, int row_tile,
-                                         uint32_t (&a)[kWeightPlanes][4]) {
+  __device__ __forceinline__ void expand(const Problem<float>&, const Chunk<float>&, const Share&,
+                                         const Words& words, int64_t,
+                                         uint32_t (&a)[kSteps][kRowTiles][kWeightPlanes][4]) {
     // By mark, the high byte of 0, 2 and -2, of which the low byte is 0. As an integer it is 0, 64
     // and -64, so the same bytes make the row's sum.
     constexpr uint32_t kHighBytes = 0x00c04000;
     static_assert(kSimilarMark == 1 && kActiveMark == 2);
 #pragma unroll
-    for (int m = 0; m < 2; ++m) {
-      const int r = 2 * row_tile + m;
-      const uint64_t marks = words.of_step[step] >> (r * kRowBits + share_.mark_shift());
-      const uint32_t bytes = __byte_perm(kHighBytes, 0, static_cast<unsigned>(marks) & 0x3333);
-      sums_[r] = __dp4a(static_cast<int>(bytes), 0x01010101, sums_[r]);
-      a[0][m] = __byte_perm(bytes, 0, 0x1404);
-      a[0][2 + m] = __byte_perm(bytes, 0, 0x3424);
+    for (int step = 0; step < kSteps; ++step) {
+#pragma unroll
+      for (int r = 0; r < Share::kLaneRows; ++r) {
+        const auto marks = static_cast<unsigned>(words.of_step[step] >> (r * kRowBits)) & 0x3333;
+        const uint32_t bytes = __byte_perm(kHighBytes, 0, marks);
+        sums[r] = __dp4a(static_cast<int>(bytes), 0x01010101, sums[r]);
+        a[step][r / 2][0][r % 2] = __byte_perm(bytes, 0, 0x1404);
+        a[step][r / 2][0][r % 2 + 2] = __byte_perm(bytes, 0, 0x3424);
+      }
     }
   }
 
   // By all lanes.
   __device__ float row_sum(int r) const {
-    return static_cast<float>(reduce_lanes<Sum, 4>(sums_[r])) / 32.0f;
+    return static_cast<float>(reduce_lanes<Sum, 4>(sums[r])) / 32.0f;
   }
   __device__ float scale(const Problem<float>& problem) const {
     return problem.levels[0].scale.similar / 2.0f;
   }
-
- private:
-  const WarpShare& share_;
-  int sums_[kMicro] = {};
 };
 
-// Any weights, split.
-class AnyWeights {
- public:
-  static constexpr int kWeightPlanes = kPlanes, kTilesAtOnce = 1;
+// Any weights, in three planes. There is more to compute for each of them, so no two warps share
+// rows.
+struct AnyWeights {
+  static constexpr int kWeightPlanes = kPlanes, kRowTiles = 1;
+  using Share = WarpShare<kRowTiles>;
+  float weights[Share::kLaneRows], upstreams[Share::kLaneRows];  // of the rows
+  float sums[Share::kLaneRows] = {};                             // of the lane's part
 
   // first: the chunk's first row.
-  __device__ AnyWeights(const Problem<float>& problem, const WarpShare& share, int64_t first)
-      : share_(share) {
+  __device__ AnyWeights(const Problem<float>& problem, const Share& share, int64_t first) {
+    const Side<float>& rows = problem.rows;
+    const bool with_upstream = rows.upstream != nullptr || problem.columns.upstream != nullptr;
 #pragma unroll
-    for (int r = 0; r < kMicro; ++r) {
-      const int64_t row = first + share.row + share.g * kMicro + r;
-      weight_[r] = value_or(problem.rows.weights, problem.rows, row, 1.0f);
-      upstream_[r] = value_or(problem.rows.upstream, problem.rows, row, 0.0f);
+    for (int r = 0; r < Share::kLaneRows; ++r) {
+      const int64_t row = first + share.row_of_lane(r);
+      weights[r] = value_or(rows.weights, rows, row, 1.0f);
+      upstreams[r] = value_or(rows.upstream, rows, row, with_upstream ? 0.0f : 1.0f);
     }
   }
 
   __device__ __forceinline__ void expand(const Problem<float>& problem, const Chunk<float>& chunk,
-                                         const Words& words, int64_t word, int step, int row_tile,
-                                         uint32_t (&a)[kWeightPlanes][4]) {
-    const int64_t quad = word * kStagedQuads + quad_of_lane(step, share_.t);
-    float g[2][kMicro] = {};
-    for (int level = 0; words.of_step[step] != 0 && level < problem.level_count; ++level) {
-      const Scale<float> scale = problem.levels[level].scale;
-      const uint64_t marks = marks_of(problem, chunk, share_, level, quad) >>
-                             (2 * row_tile * kRowBits + share_.mark_shift());
+                                         const Share& share, const Words&, int64_t word,
+                                         uint32_t (&a)[kSteps][kRowTiles][kWeightPlanes][4]) {
 #pragma unroll
-      for (int m = 0; m < 2; ++m) {
+    for (int step = 0; step < kSteps; ++step) {
+      const int64_t quad = word * kStagedQuads + quad_of_lane(step, share.t);
+      float g[Share::kLaneRows][kMicro] = {};
+      for (int level = 0; level < problem.level_count; ++level)
+        add_level(problem.levels[level].scale,
+                  static_cast<unsigned>(load_marks(problem, chunk, share, level, quad)), g);
+      multiply(problem.columns, quad, g);
 #pragma unroll
-        for (int c = 0; c < kMicro; ++c)
-          g[m][c] +=
-              coefficient(static_cast<unsigned>(marks >> (m * kRowBits + c * kPairBits)), scale);
-      }
-    }
+      for (int r = 0; r < Share::kLaneRows; ++r) {
 #pragma unroll
-    for (int m = 0; m < 2; ++m) {
-      const int r = 2 * row_tile + m;
+        for (int c = 0; c < kMicro; c += 2) {
+          sums[r] += g[r][c] + g[r][c + 1];
+          // As split() does it.
 #pragma unroll
-      for (int c = 0; c < kMicro; ++c) {
-        // A weight of 0 stays 0 whatever it is multiplied by, see expand() in products.cuh.
-        if (g[m][c] != 0.0f)
-          g[m][c] *= gradient_weight(problem, weight_[r], upstream_[r], quad * kMicro + c);
-        sums_[r] += g[m][c];
-      }
-#pragma unroll
-      for (int c = 0; c < kMicro; c += 2) {
-        uint32_t low[kPlanes], high[kPlanes];
-        split(g[m][c], low);
-        split(g[m][c + 1], high);
-#pragma unroll
-        for (int plane = 0; plane < kPlanes; ++plane)
-          a[plane][c + m] = low[plane] | high[plane] << 16;
+          for (int plane = 0; plane < kPlanes; ++plane) {
+            const uint32_t pair = pack_bfloat16(g[r][c], g[r][c + 1]);
+            a[step][0][plane][c + r] = pair;
+            g[r][c] -= from_bfloat16(pair & 0xffff);
+            g[r][c + 1] -= from_bfloat16(pair >> 16);
+          }
+        }
       }
     }
   }
 
   // By all lanes. NaN where a weight is, whatever becomes of it in the planes.
-  __device__ float row_sum(int r) const { return reduce_lanes<Sum, 4>(sums_[r]); }
+  __device__ float row_sum(int r) const { return reduce_lanes<Sum, 4>(sums[r]); }
   __device__ float scale(const Problem<float>&) const { return 1.0f; }
 
  private:
-  const WarpShare& share_;
-  float weight_[kMicro], upstream_[kMicro];  // of the rows
-  float sums_[kMicro] = {};
+  __device__ static void add_level(const Scale<float>& scale, unsigned marks,
+                                   float (&g)[Share::kLaneRows][kMicro]) {
+#pragma unroll
+    for (int r = 0; r < Share::kLaneRows; ++r) {
+#pragma unroll
+      for (int c = 0; c < kMicro; ++c)
+        g[r][c] += coefficient(marks >> (r * kRowBits + c * kPairBits), scale);
+    }
+  }
+
+  // By gradient_weight(), but that a weight of 0 stays 0 whatever it is multiplied by, see expand()
+  // in products.cuh.
+  __device__ void multiply(const Side<float>& columns, int64_t quad,
+                           float (&g)[Share::kLaneRows][kMicro]) const {
+#pragma unroll
+    for (int c = 0; c < kMicro; ++c) {
+      const int64_t column = quad * kMicro + c;
+      const float weight = value_or(columns.weights, columns, column, 1.0f);
+      const float upstream = value_or(columns.upstream, columns, column, 0.0f);
+#pragma unroll
+      for (int r = 0; r < Share::kLaneRows; ++r) {
+        const float product = g[r][c] * (weights[r] * weight * (upstreams[r] + upstream));
+        g[r][c] = g[r][c] != 0.0f ? product : 0.0f;
+      }
+    }
+  }
 };
 
 }  // namespace

@@ -7,6 +7,7 @@
 
 #include <cmath>
 
+#include "cuda/split.cuh"
 #include "cuda_emulation.h"
 
 namespace emulation {
@@ -106,6 +107,10 @@ inline void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uin
                          int line = __builtin_LINE()) {
   emulation::Multiplication mine{d, a, {b0, b1}};
   emulation::as_one_warp(mine, line, emulation::multiply);
+}
+
+inline uint32_t pack_bfloat16(float low, float high) {
+  return to_bfloat16(low) | to_bfloat16(high) << 16;
 }
 
 inline void load_matrices(uint32_t (&fragment)[4], SharedOctet row, int line = __builtin_LINE()) {

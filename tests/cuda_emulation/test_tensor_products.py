@@ -58,6 +58,17 @@ def test_any_weights(tensor: Kernels, rows: int, columns: int) -> None:
     check(tensor, form, product_splits=1)
 
 
+@pytest.mark.parametrize("weighted", ["kind", "balance", "sample"])
+def test_one_level_of_any_weights(tensor: Kernels, weighted: str) -> None:
+    check(tensor, Form(70, 34, torch.float32, weighted=weighted), product_splits=1)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_similarity(tensor: Kernels, symmetric: bool) -> None:
+    form = Form(130, 34, torch.float32, similarity="int8", symmetric=symmetric)
+    check(tensor, form, product_splits=1)
+
+
 @pytest.mark.parametrize("weighted", ["", "sample ref"])
 @pytest.mark.parametrize(("rows", "ref_rows", "columns"), [(33, 225, 34), (130, 1, 48)])
 def test_reference_sets(
@@ -92,24 +103,25 @@ def test_same_bits_in_any_order(tensor: Kernels, weighted: str) -> None:
 # ---- words without marks ------------------------------------------------------------------------
 
 
-def clusters(sizes: list[int], columns: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Logits and labels. Rows of two clusters are far beyond the margin."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
-    logits = torch.randn(len(labels), columns, generator=generator)
-    logits[torch.arange(len(labels)), labels] += 20
-    return logits, labels
+def clusters(labels: Tensor, columns: int, height: float = 20.0, classes: int = 1) -> Tensor:
+    """Logits, high in some classes by label, so that dissimilar rows are far beyond the margin."""
+    logits = 0.3 * torch.randn(len(labels), columns, generator=torch.Generator().manual_seed(0))
+    high = torch.combinations(torch.arange(columns), classes)[labels]
+    return logits.scatter_add(1, high, torch.full(high.shape, height))
 
 
 @pytest.mark.parametrize("splits", [1, 2])
-@pytest.mark.parametrize("sizes", [[40] * 8, [1] * 50 + [2] + [1] * 100, [130, 1, 1, 130]])
+@pytest.mark.parametrize("words", [[0], [7], [0, 7], [1, 3, 4, 8], [0, 2, 4, 6, 8]])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_words_without_marks_are_skipped(
-    tensor: Kernels, sizes: list[int], splits: int, weighted: bool
+    tensor: Kernels, words: list[int], splits: int, weighted: bool
 ) -> None:
-    logits, labels = clusters(sizes, max(len(sizes), 17))
-    weights = torch.ones(len(labels)) if weighted else None
-    given = {"labels": labels} | ({} if weights is None else {"sample_weights": weights})
+    """Some rows of each of these words are one cluster; all others are alone."""
+    labels = torch.arange(280)
+    alike = [32 * word + row for word in words for row in (3, 17, 23)]
+    labels[alike] = alike[0]
+    logits = clusters(labels, 26, classes=2)
+    given = {"labels": labels} | ({"sample_weights": torch.ones(280)} if weighted else {})
     expected = truth.evaluate(logits.double().numpy(), labels.numpy(), 2.0)
     assert not expected.active.any()
     for gradient in GRADIENTS:
@@ -118,8 +130,8 @@ def test_words_without_marks_are_skipped(
 
 
 def test_no_marks_at_all(tensor: Kernels) -> None:
-    logits, labels = clusters([1] * 70, 70)
-    assert not tensor.forward(logits, labels).grad.any()
+    labels = torch.arange(70)
+    assert not tensor.forward(clusters(labels, 17, classes=2), labels).grad.any()
 
 
 # ---- rows that are not bounded ------------------------------------------------------------------
@@ -129,9 +141,8 @@ def test_no_marks_at_all(tensor: Kernels) -> None:
 @pytest.mark.parametrize("weighted", [False, True])
 def test_masked_rows_go_another_way(tensor: Kernels, rows: list[int], weighted: bool) -> None:
     """Their tiles are products_kernel's; tensor cores do the rest, and nothing is done twice."""
-    logits, _ = clusters([50] * 4, 34)
-    logits *= 0.1
     labels = torch.arange(200) % 7
+    logits = clusters(labels, 34, height=2.0)
     labels[rows] = 7 + torch.arange(len(rows))  # no similar pair is infinitely far apart
     logits[rows, 5] = -torch.inf
     expected = truth.evaluate(logits.double().numpy(), labels.numpy(), 2.0)
@@ -190,6 +201,18 @@ def test_long_sums_do_not_drift(tensor: Kernels) -> None:
     first = log_p - log_q.mean(0)
     exact = (p * (first - (p * first).sum(1, keepdim=True)) + p - q.mean(0)) / 16
     assert (result.grad.double() - exact).norm() < 1e-6 * exact.norm()
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+@pytest.mark.parametrize("height", [8.0, 20.0])
+def test_converged_clusters(each_way: Kernels, height: float, gradient: str) -> None:
+    """At 20, 1 - P is half of what float32 can tell from 0: only the other classes' elements of the
+    gradient are accurate by themselves."""
+    labels = torch.arange(120) % 4
+    logits = clusters(labels, 17, height)
+    exact = truth.evaluate(logits.double().numpy(), labels.numpy(), 2.0).grad(gradient, "mean")
+    found = each_way.forward(logits, labels, gradient=gradient).grad.double().numpy()
+    assert np.linalg.norm(found - exact) < 1e-6 * np.linalg.norm(exact)
 
 
 # ---- order of the columns -----------------------------------------------------------------------
