@@ -98,6 +98,26 @@ def test_backward_twice_and_accumulation(
     assert_close(once, expected, TOLERANCES[BATCH.dtype].grad)
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_plain_backward(batch: cases.Batch, reduction: str, device: torch.device) -> None:
+    """With an upstream gradient of 1 the saved gradient goes out as it is, but only once."""
+    loss, logits = loss_of(batch, device, reduction=reduction)
+    loss.backward(retain_graph=True)
+    tolerance = TOLERANCES[BATCH.dtype].grad
+    assert_close(logits.grad, batch.truth.grad("both", reduction), tolerance)
+    logits.grad.mul_(2)
+    loss.backward(retain_graph=True)
+    assert_close(logits.grad, 3 * batch.truth.grad("both", reduction), tolerance)
+    logits.grad = None
+    (loss + loss_of(batch, device, reduction=reduction)[0]).backward(retain_graph=True)
+    assert_close(logits.grad, batch.truth.grad("both", reduction), tolerance)
+    one, three = torch.autograd.grad(
+        loss, logits, torch.tensor([1.0, 3.0], device=device), is_grads_batched=True
+    )[0]
+    assert_close(one, batch.truth.grad("both", reduction), tolerance)
+    assert_close(three, 3 * batch.truth.grad("both", reduction), tolerance)
+
+
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_one_leaf_in_two_losses(batch: cases.Batch, reduction: str, device: torch.device) -> None:
     """The gradient that the forward saved is not handed out to be added to."""
