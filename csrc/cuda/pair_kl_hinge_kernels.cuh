@@ -85,6 +85,7 @@ struct Choice {
   int64_t chunk_rows = 0;  // 0: the default; else a multiple of kTile, and tiled
   Arithmetic arithmetic = Arithmetic::automatic;  // of the tiled kernels; float64 has no choice
   int product_splits = 0;  // of the columns, for the gradient's sums; 0: by the sizes
+  int pair_blocks = 0;     // that share the tiles; 0: by the sizes
 };
 
 namespace {
@@ -156,6 +157,7 @@ struct Work {
           make_plan(made.problem, tensor, choice.chunk_rows > 0 ? choice.chunk_rows : usual);
       made.plan.equal_weights = have_equal_weights(e);
       if (choice.product_splits > 0) made.plan.product_splits = choice.product_splits;
+      if (choice.pair_blocks > 0) made.plan.pair_blocks = choice.pair_blocks;
       made.chunk = take_chunk<acc_t>(workspace, made.plan, both, with_sums, with_grad);
     };
     with_pass = e.stats != nullptr || e.grad != nullptr;

@@ -52,6 +52,7 @@ constexpr float kBounded = 0x1p100f;
 struct Extrema {
   int *least_p = nullptr, *greatest_log_p = nullptr;  // (K,)
   int* some_unbounded = nullptr;                      // 0-d, the or of all tile_unbounded
+  unsigned long long* first_row = nullptr;  // 0-d, of the batch, then of the reference set
 };
 
 // The loss of a pair is scale.similar * D or scale.dissimilar * max(margin - D, 0), summed over the

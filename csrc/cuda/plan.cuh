@@ -131,6 +131,7 @@ inline Extrema take_extrema(Workspace& workspace, int64_t classes) {
   extrema.least_p = workspace.take<int>(classes);
   extrema.greatest_log_p = workspace.take<int>(classes);
   extrema.some_unbounded = workspace.take<int>(1);
+  extrema.first_row = workspace.take<unsigned long long>(1);
   return extrema;
 }
 

@@ -1,7 +1,7 @@
 // The rows as the tensor cores take them: relative to one reference row c, and split into three
 // bf16 (split.cuh).
 //
-//   P' = P - c_P    L' = L - c_L    q_j = c_P . L_j    h_i = q_i + P'_i . L'_i
+//   P' = P - c_P    L' = L - c_L    q_j = c_P . (L_j - L_r)    h_i = q_i + P'_i . L'_i
 //   D_ij = sum_k P_ik (L_ik - L_jk) = h_i - q_j - P'_i . L'_j
 //
 // Without a reference, rows that are nearly uniform, which is how training starts, would lose in
@@ -9,7 +9,8 @@
 // L: near the rows where all rows are alike, and never in the way. As c_P <= P_j, |q_j| is at most
 // P_j . |L_j|; with the mean instead, a class that some rows mask by -1e9 would make q_j and
 // P'_i . L'_j some 1e8 each, of opposite sign. And extrema are the same in whatever order they are
-// taken.
+// taken. r is any row, the first one: for rows that are all alike, it takes out of h and q what
+// would cancel in their difference, and with c_P <= P_r it is never in the way either.
 #pragma once
 
 #include <math.h>
@@ -70,6 +71,7 @@ PAIRLOSS_HOST_DEVICE float from_ordered(int ordered) {
 }
 
 constexpr int kExtremaThreads = 256;
+constexpr unsigned long long kNoRow = ~0ull;
 
 // Before extrema_kernel, by a whole block.
 __device__ inline void clear_extrema(const Extrema& extrema, int64_t classes) {
@@ -78,7 +80,9 @@ __device__ inline void clear_extrema(const Extrema& extrema, int64_t classes) {
     extrema.least_p[k] = to_ordered(INFINITY);
     extrema.greatest_log_p[k] = to_ordered(-INFINITY);
   }
-  if (threadIdx.x == 0) *extrema.some_unbounded = 0;
+  if (threadIdx.x > 0) return;
+  *extrema.some_unbounded = 0;
+  *extrema.first_row = kNoRow;
 }
 
 // Rows without a valid label must not reach the others, not even through the reference. (Rows that
@@ -93,7 +97,7 @@ __device__ bool takes_part(const Problem<acc_t>& problem, const Side<acc_t>& sid
 }
 
 // Grid: the row tiles of the batch, then those of the reference set. Writes tile_unbounded, and
-// joins the extrema of the tile's bounded rows to those of the others.
+// joins the extrema of the tile's bounded rows, and the first of them, to those of the others.
 template <typename acc_t>
 __global__ void __launch_bounds__(kExtremaThreads, 4) extrema_kernel(Problem<acc_t> problem) {
   const int64_t row_tiles = ceil_div(problem.rows.rows, kTile);
@@ -108,6 +112,9 @@ __global__ void __launch_bounds__(kExtremaThreads, 4) extrema_kernel(Problem<acc
     const bool valid = takes_part(problem, side, row);
     unbounded = valid && is_unbounded(side, row);
     counts[threadIdx.x] = valid && !unbounded;
+    if (valid && !unbounded)
+      atomicMin(problem.extrema.first_row,
+                static_cast<unsigned long long>(of_rows ? row : problem.rows.rows + row));
   }
   unbounded = __syncthreads_or(unbounded);
   if (threadIdx.x == 0) {
@@ -152,7 +159,12 @@ __global__ void planes_kernel(Problem<acc_t> problem) {
   const Side<acc_t>& side = of_rows ? problem.rows : problem.columns;
   const int64_t row = of_rows ? blockIdx.x : blockIdx.x - padded_rows;
   const int slices = slice_count(problem.classes);
-  const bool exists = row < side.rows && !side.unbounded[row];
+  const unsigned long long first = *problem.extrema.first_row;
+  const bool exists = first != kNoRow && row < side.rows && !side.unbounded[row];
+  const auto batch_rows = static_cast<unsigned long long>(problem.rows.rows);
+  const acc_t* const log_p_r = first < batch_rows
+                                   ? problem.rows.log_p + first * problem.classes
+                                   : problem.columns.log_p + (first - batch_rows) * problem.classes;
 
   double h = 0.0, q = 0.0;
   for (int octet = threadIdx.x; octet < slices * kSliceOctets; octet += blockDim.x) {
@@ -169,7 +181,7 @@ __global__ void planes_kernel(Problem<acc_t> problem) {
       const auto centred_log_p = static_cast<float>(stored - reference_log_p);
       p.set(k, centred_p);
       log_p.set(k, centred_log_p);
-      const double of_class = reference_p * stored;
+      const double of_class = reference_p * (stored - static_cast<double>(log_p_r[klass]));
       q += of_class;
       h += of_class + static_cast<double>(centred_p) * static_cast<double>(centred_log_p);
     }

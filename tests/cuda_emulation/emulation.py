@@ -69,6 +69,7 @@ class _Call(ctypes.Structure):
         ("chunk_rows", ctypes.c_int64),
         ("arithmetic", ctypes.c_int64),
         ("product_splits", ctypes.c_int64),
+        ("pair_blocks", ctypes.c_int64),
         ("seed", ctypes.c_int64),
         ("launches", ctypes.c_void_p),
     ]
@@ -88,8 +89,9 @@ class Kernels:
 
     ``inputs_and_options``: the tensors of :class:`pairloss._arguments.Inputs` by their names, and
     the other arguments of the operators; ``chunk_rows`` forces the size of the chunks of rows,
-    ``product_splits`` into how many parts the columns are cut for the gradient's sums, ``seed`` the
-    order of threads and blocks. ``tiled``: the kernels for large batches at all sizes.
+    ``product_splits`` into how many parts the columns are cut for the gradient's sums,
+    ``pair_blocks`` how many blocks share the tiles, ``seed`` the order of threads and blocks.
+    ``tiled``: the kernels for large batches at all sizes.
     ``arithmetic``: theirs, whatever the number of classes says.
     """
 
@@ -187,6 +189,7 @@ class Kernels:
         balance: bool = False,
         chunk_rows: int = 0,
         product_splits: int = 0,
+        pair_blocks: int = 0,
         seed: int = 0,
         **more: Any,
     ) -> None:
@@ -217,6 +220,7 @@ class Kernels:
             arithmetic=ARITHMETICS[self.arithmetic],
             chunk_rows=chunk_rows,
             product_splits=product_splits,
+            pair_blocks=pair_blocks,
             seed=seed,
             launches=ctypes.addressof(launches),
             **{name: tensor.data_ptr() for name, tensor in tensors.items()},
