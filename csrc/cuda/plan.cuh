@@ -14,10 +14,11 @@ namespace pairloss::cuda {
 namespace {
 
 // Enough blocks to fill any GPU a few times over, few enough to keep the partial sums of
-// divergences and products near 16 MB each.
+// divergences near 16 MB, and those of the products near 16 MB or, on tensor cores, 32 MB.
 constexpr int64_t kPairBlocks = 2048;
 constexpr int64_t kPartBlocks = 512;
 constexpr int64_t kProductThreads = 512 * 256;
+constexpr int64_t kTensorProductBlocks = 512;
 constexpr int64_t kCountBlocks = 4096;
 constexpr int kSumThreads = 256;
 constexpr int64_t kLeastTensorClasses = 16;  // below, most of a slice would be padding
@@ -56,6 +57,19 @@ inline int64_t default_chunk_rows(int64_t rows_of_all, int64_t columns, int64_t 
   return std::max<int64_t>(rows / kTile * kTile, kTile);
 }
 
+// Into how many parts the columns are cut for the products.
+inline int64_t product_splits(const Plan& plan) {
+  const int64_t words = ceil_div(plan.columns, kStaged);
+  if (!plan.tensor) {
+    const int64_t threads = product_threads(plan.panel) * plan.panels * plan.row_tiles();
+    return std::min(ceil_div(kProductThreads, threads), words);
+  }
+  // A block begins by waiting for its first words.
+  constexpr int64_t kLeastWords = 4;
+  const int64_t blocks = tensor_product_blocks(plan.chunk_rows, plan.classes);
+  return std::min(ceil_div(kTensorProductBlocks, blocks), ceil_div(words, kLeastWords));
+}
+
 template <typename acc_t>
 Plan make_plan(const Problem<acc_t>& problem, bool tensor, int64_t chunk_rows) {
   const int64_t rows = problem.rows.rows, columns = problem.columns.rows;
@@ -71,11 +85,7 @@ Plan make_plan(const Problem<acc_t>& problem, bool tensor, int64_t chunk_rows) {
   plan.panels = static_cast<int>(ceil_div(classes, plan.panel));
   const int64_t tiles = plan.tiles(plan.chunk_rows).count();
   plan.pair_blocks = static_cast<int>(std::min(kPairBlocks, tiles));
-  const int64_t threads =
-      tensor ? tensor_product_threads(true) * tensor_product_blocks(plan.chunk_rows, classes)
-             : product_threads(plan.panel) * plan.panels * plan.row_tiles();
-  plan.product_splits =
-      static_cast<int>(std::min(ceil_div(kProductThreads, threads), ceil_div(columns, kStaged)));
+  plan.product_splits = static_cast<int>(product_splits(plan));
   // Too few tiles to fill a GPU, and classes enough to share: each block takes a part of them.
   constexpr int64_t kFewTiles = kPartBlocks / 2, kLeastClasses = 4 * kStep;
   if (tiles <= kFewTiles && classes >= 4 * kLeastClasses)
