@@ -40,10 +40,10 @@ class Order {
     lay_out(Arena(memory_.data()), workers);
     std::atomic<int64_t> next{0};
     on_every_worker(workers, [&](int64_t worker) {
-      T* const z = scratch_ + worker * columns_;
+      T* const scratch = scratch_ + worker * columns_;
       for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) * 32 < rows_;) {
         for (int64_t i = task * 32; i < rows_ && i < (task + 1) * 32; ++i) {
-          read_logits(problem, i, columns_, z);
+          const T* const z = read_logits(problem, i, columns_, scratch);
           normalizer_[i] = find_normalizer(z, columns_);
           likeness_[i] = find_likeness(z, problem.k, normalizer_[i]);
         }

@@ -35,12 +35,12 @@ class ListRows {
     int64_t first = 0;
     while (first < problem.n && incidence.degree(first) == 0) ++first;
     if (first == problem.n) return;
-    read_logits(source, first, padded_, reference);
-    const Normalizer<T> normalizer = find_normalizer(reference, padded_);
+    const T* const first_row = read_logits(source, first, padded_, reference);
+    const Normalizer<T> normalizer = find_normalizer(first_row, padded_);
     double log_sum = std::log(normalizer.sum);
     const T least = static_cast<T>(log_sum - std::log(static_cast<double>(problem.k)) - 2.0);
     for (int64_t c = 0; c < padded_; ++c) {
-      const T shifted = reference[c] - normalizer.largest;
+      const T shifted = first_row[c] - normalizer.largest;
       reference[c] = shifted >= least ? shifted : least;
     }
     if (log_sum != log_sum) {  // NaN in this row is no matter of the others
@@ -50,12 +50,11 @@ class ListRows {
 
     std::atomic<int64_t> next{0};
     on_every_worker(workers, [&](int64_t worker) {
-      T* const z = scratch(worker);
       for (int64_t from; (from = next.fetch_add(kBlock, std::memory_order_relaxed)) < problem.n;) {
         const int64_t to = from + kBlock < problem.n ? from + kBlock : problem.n;
         for (int64_t i = from; i < to; ++i) {
           if (incidence.degree(i) == 0) continue;
-          read_logits(source, i, padded_, z);
+          const T* const z = read_logits(source, i, padded_, scratch(worker));
           make(z, reference, log_sum, p(i), l(i));
         }
       }

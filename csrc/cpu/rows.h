@@ -25,12 +25,14 @@ PAIRLOSS_INLINE float bfloat16_to_float(uint16_t b) {
 }
 
 // One row of logits (of the batch, then of the reference set) as T, padded with -inf to whole
-// vectors.
+// vectors: where it is, if it is so already, else in z.
 template <class T>
-void read_logits(const Problem& problem, int64_t row, int64_t padded, T* z) {
+const T* read_logits(const Problem& problem, int64_t row, int64_t padded, T* z) {
+  constexpr Element kSame = sizeof(T) == 4 ? Element::float32 : Element::float64;
   const int64_t batch = problem.sides[0].n, k = problem.k;
   const void* const logits = problem.sides[row < batch ? 0 : 1].logits;
   const int64_t at = (row < batch ? row : row - batch) * k;
+  if (problem.element == kSame && k == padded) return static_cast<const T*>(logits) + at;
   switch (problem.element) {
     case Element::float64:
       for (int64_t c = 0; c < k; ++c)
@@ -49,6 +51,7 @@ void read_logits(const Problem& problem, int64_t row, int64_t padded, T* z) {
       break;
   }
   for (int64_t c = k; c < padded; ++c) z[c] = -static_cast<T>(INFINITY);
+  return z;
 }
 
 // What a row's P are made with: exp(z - largest) / sum. The sum is NaN if any z is NaN or no z is
@@ -87,8 +90,8 @@ struct Reference {
   T* shifted;  // max(z_0 - max z_0, bound), per column; log P of the first row is this - log_sum
   double log_sum;
 
-  void set(const Problem& problem, const Panels<T>& panels, int64_t row, T* z) {
-    read_logits(problem, row, panels.columns, z);
+  void set(const Problem& problem, const Panels<T>& panels, int64_t row, T* scratch) {
+    const T* const z = read_logits(problem, row, panels.columns, scratch);
     const Normalizer<T> normalizer = find_normalizer(z, panels.columns);
     log_sum = std::log(normalizer.sum);
     const T least = static_cast<T>(log_sum - std::log(static_cast<double>(problem.k)) - 2.0);
@@ -133,14 +136,14 @@ Likeness find_likeness(const T* z, int64_t k, const Normalizer<T>& normalizer) {
 // 0, and the row is `masked`. known: the row's normalizer, or null.
 template <class T>
 RowFlags make_row(const Problem& problem, const Panels<T>& panels, const Reference<T>& reference,
-                  const Normalizer<T>* known, int64_t row, int64_t position, T* z, T* p, T* l,
+                  const Normalizer<T>* known, int64_t row, int64_t position, T* scratch, T* p, T* l,
                   T* h) {
   // Finite logits may lie so far apart that sums of their differences overflow.
   constexpr T kLeast = sizeof(T) == 4 ? T(-1e30) : T(-1e300);
   // Smaller P are 0: they are subnormal, and slow.
   constexpr T kSmallest = sizeof(T) == 4 ? T(1.17549435e-38) : T(2.2250738585072014e-308);
 
-  read_logits(problem, row, panels.columns, z);
+  const T* const z = read_logits(problem, row, panels.columns, scratch);
   const Normalizer<T> normalizer = known != nullptr ? *known : find_normalizer(z, panels.columns);
   const double log_sum = std::log(normalizer.sum);
   const T offset = static_cast<T>(log_sum - reference.log_sum);

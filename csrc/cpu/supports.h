@@ -14,10 +14,10 @@ class Supports {
 
   template <class T>
   void set_row(const Problem& problem, const Panels<T>& panels, int64_t row, int64_t position,
-               const T* p, T* z) {
+               const T* p, T* scratch) {
     uint64_t *positive = positive_ + position * words_, *allowed = allowed_ + position * words_;
     for (int64_t w = 0; w < words_; ++w) positive[w] = allowed[w] = 0;
-    read_logits(problem, row, panels.columns, z);
+    const T* const z = read_logits(problem, row, panels.columns, scratch);
     const T largest = find_normalizer(z, panels.columns).largest;
     for (int64_t c = 0; c < problem.k; ++c) {
       const int64_t panel = c / Panels<T>::kWidth;
