@@ -169,7 +169,7 @@ __global__ void __launch_bounds__(kListThreads, 2) list_rows_kernel(Call call) {
   const bool first_too = call.gradient == Gradient::both;
   const int64_t end = list_lower_bound(call.sorted, 2 * call.count, i + 1);
   ListRowSums of_row{0.0, 0.0, 0};
-  double both_ways = 0.0, weighted_divergence = 0.0;
+  double both_ways = 0.0;
   for (int64_t at = list_lower_bound(call.sorted, 2 * call.count, i); at < end; ++at) {
     const int64_t entry = call.order[at], e = entry / 2, j = call.pairs[entry ^ 1];
     if (j == i || !call.is_row(j)) continue;
@@ -198,7 +198,6 @@ __global__ void __launch_bounds__(kListThreads, 2) list_rows_kernel(Call call) {
     if (call.upstream != nullptr) weight *= call.upstream[i] + call.upstream[j];
     const double g = similar ? weight : -weight;
     const bool first = first_too && there_counts;
-    if (first) weighted_divergence += g * there;
     for (int64_t k = lane; k < classes; k += kListWarp) {
       double sum = 0.0;
       // Where P = 0, the difference may be infinite or NaN.
@@ -208,8 +207,14 @@ __global__ void __launch_bounds__(kListThreads, 2) list_rows_kernel(Call call) {
     }
   }
 
+  // Over the classes, the first argument's part is sum_j g_ij D_ij and the second's 0. Taken from
+  // the sums, not from the divergences, rounding too leaves the classes by their P, and a gradient
+  // that adds up to 0: see without_rest() in results.cuh.
+  double sum_of_row = 0.0;
+  for (int64_t k = lane; sums != nullptr && k < classes; k += kListWarp) sum_of_row += sums[k];
+  sum_of_row = list_warp_sum(sum_of_row);
   for (int64_t k = lane; sums != nullptr && k < classes; k += kListWarp) {
-    const double mean = p_i[k] == acc_t(0) ? 0.0 : p_i[k] * weighted_divergence;
+    const double mean = p_i[k] == acc_t(0) ? 0.0 : p_i[k] * sum_of_row;
     using out_t = std::remove_reference_t<decltype(*call.grad)>;
     call.grad[i * classes + k] = static_cast<out_t>(static_cast<acc_t>(sums[k] - mean));
   }

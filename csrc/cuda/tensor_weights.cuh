@@ -110,6 +110,7 @@ struct EqualWeights {
         const auto marks = static_cast<unsigned>(words.of_step[step] >> (r * kRowBits)) & 0x3333;
         const uint32_t bytes = __byte_perm(kHighBytes, 0, marks);
         sums[r] = __dp4a(static_cast<int>(bytes), 0x01010101, sums[r]);
+        // Columns 0 and 1, columns 2 and 3: a zero and a high byte each.
         a[step][r / 2][0][r % 2] = __byte_perm(bytes, 0, 0x1404);
         a[step][r / 2][0][r % 2 + 2] = __byte_perm(bytes, 0, 0x3424);
       }

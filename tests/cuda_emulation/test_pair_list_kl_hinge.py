@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from tests import truth
 from tests.cuda_emulation.pair_list_emulation import PairListKernels
+from tests.cuda_emulation.test_tensor_products import clusters
 from tests.native_build import SANITIZE
 from tests.operator import GRADIENTS, REDUCTIONS
 from tests.test_pair_list_kl_hinge import GRID, Case, make, operator_arguments
@@ -92,3 +95,18 @@ def test_bad_indices_give_nan_and_touch_nothing(kernels: PairListKernels, index:
         if grad is None:
             grad = kernels.backward(upstream_for(33), arguments)
         assert grad.isnan().any()
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+@pytest.mark.parametrize("height", [8.0, 20.0])
+def test_converged_clusters(kernels: PairListKernels, height: float, gradient: str) -> None:
+    """See test_tensor_products.py."""
+    labels = torch.arange(32) % 4
+    logits = clusters(labels, 17, height)
+    i, j = torch.triu_indices(32, 32, 1)
+    arguments = operator_arguments(
+        logits, torch.stack([i, j], 1), labels[i] == labels[j], gradient=GRADIENTS[gradient]
+    )
+    found = kernels.forward(arguments)[2]
+    exact = truth.evaluate(logits.double().numpy(), labels.numpy(), 2.0).grad(gradient, "mean")
+    assert np.linalg.norm(found.double().numpy() - exact) < 1e-6 * np.linalg.norm(exact)
