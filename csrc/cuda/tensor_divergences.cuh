@@ -128,21 +128,32 @@ __device__ __forceinline__ void subtract_products(const Problem<acc_t>& problem,
   }
 }
 
+__device__ __forceinline__ void load_quad(const float* from, float (&quad)[kMicro]) {
+#pragma unroll
+  for (int m = 0; m < kMicro; ++m) quad[m] = from[m];
+}
+
 // What is left of D_ij and D_ji: h_i - q_j and h_j - q_i.
 template <typename acc_t>
 __device__ __forceinline__ void add_row_terms(const Problem<acc_t>& problem,
                                               const Chunk<acc_t>& chunk, PairTile tile,
                                               TensorDivergences& divergences) {
   const int64_t i0 = chunk.first + int64_t{tile.row} * kTile + TensorLayout::row_quad() * kMicro;
+  float h_i[kMicro], q_i[kMicro];
+  load_quad(problem.rows.h + i0, h_i);
+  load_quad(problem.rows.q + i0, q_i);
 #pragma unroll
   for (int quad = 0; quad < TensorLayout::kQuads; ++quad) {
     const int64_t j0 = int64_t{tile.column} * kTile + TensorLayout::column_quad(quad) * kMicro;
+    float h_j[kMicro], q_j[kMicro];
+    load_quad(problem.columns.h + j0, h_j);
+    load_quad(problem.columns.q + j0, q_j);
 #pragma unroll
     for (int r = 0; r < kMicro; ++r) {
 #pragma unroll
       for (int c = 0; c < kMicro; ++c) {
-        divergences[quad].ij[r][c] += problem.rows.h[i0 + r] - problem.columns.q[j0 + c];
-        divergences[quad].ji[r][c] += problem.columns.h[j0 + c] - problem.rows.q[i0 + r];
+        divergences[quad].ij[r][c] += h_i[r] - q_j[c];
+        divergences[quad].ji[r][c] += h_j[c] - q_i[r];
       }
     }
   }
