@@ -5,6 +5,7 @@ import ctypes
 import pytest
 
 from tests.cuda_emulation.emulation import Kernels, build
+from tests.native_build import SANITIZE
 
 
 @pytest.fixture(scope="session")
@@ -13,7 +14,11 @@ def kernels() -> Kernels:
     return Kernels(build("pair_kl_hinge"))
 
 
-@pytest.fixture(params=["small", "fma", "tensor"])
+# The emulated tensor cores are slow under sanitizers; test_tensor_*.py have them for those.
+WAYS = ["small", "fma"] if SANITIZE else ["small", "fma", "tensor"]
+
+
+@pytest.fixture(params=WAYS)
 def each_way(kernels: Kernels, request: pytest.FixtureRequest) -> Kernels:
     """Small batches have a kernel of their own; the tiled ones, which for many classes use the
     tensor cores, must be right for them, too."""

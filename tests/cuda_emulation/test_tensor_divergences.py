@@ -10,7 +10,10 @@ from torch import Tensor
 
 from tests import truth
 from tests.cuda_emulation.emulation import REDUCTIONS, Kernels
+from tests.native_build import SANITIZE
 from tests.tolerances import assert_close
+
+not_of_memory = pytest.mark.skipif(SANITIZE, reason="slow, and touches no other memory")
 
 PAIRS = {"similar": 1, "mixed": 5, "dissimilar": 130}  # classes of labels
 
@@ -32,6 +35,7 @@ def normal(rows: int, columns: int, scale: float = 1.0) -> Tensor:
     return scale * torch.randn(rows, columns, generator=generator)
 
 
+@not_of_memory
 @pytest.mark.parametrize("pairs", PAIRS)
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 3.0, 100.0])
 def test_losses_are_accurate(tensor: Kernels, scale: float, pairs: str) -> None:
@@ -44,6 +48,7 @@ def test_losses_are_accurate(tensor: Kernels, scale: float, pairs: str) -> None:
         assert_close(loss, expected.loss(reduction), 1e-6, reduction)
 
 
+@not_of_memory
 @pytest.mark.parametrize("pairs", PAIRS)
 @pytest.mark.parametrize("spread", [1e-3, 1e-2])
 def test_rows_that_are_all_alike(tensor: Kernels, spread: float, pairs: str) -> None:
@@ -56,6 +61,7 @@ def test_rows_that_are_all_alike(tensor: Kernels, spread: float, pairs: str) -> 
         assert_close(loss, expected.loss(reduction), 3e-8 / spread, reduction)
 
 
+@not_of_memory
 def test_every_product_of_parts_counts(tensor: Kernels) -> None:
     """Rows of two values, whose second and third parts are the same in eight classes: there the
     missing products do not average out. Each row's loss is that of one pair."""
@@ -71,6 +77,7 @@ def test_every_product_of_parts_counts(tensor: Kernels) -> None:
     assert (np.abs(loss.numpy() - exact) / exact)[large].max() < 2e-6
 
 
+@not_of_memory
 @pytest.mark.parametrize("masked", [-1e9, -1e4])
 def test_a_class_that_some_rows_mask_with_a_large_number(tensor: Kernels, masked: float) -> None:
     """With the mean as the reference, the rows that mask it would cancel."""
@@ -86,7 +93,7 @@ def test_a_class_that_some_rows_mask_with_a_large_number(tensor: Kernels, masked
 
 
 @pytest.mark.parametrize("chunk_rows", [0, 128])
-@pytest.mark.parametrize("blocks", [1, 2, 4])
+@pytest.mark.parametrize("blocks", [2] if SANITIZE else [1, 2, 4])
 @pytest.mark.parametrize("arithmetic", ["fma", "tensor"])
 def test_blocks_with_several_tiles(
     kernels: Kernels, arithmetic: str, blocks: int, chunk_rows: int
