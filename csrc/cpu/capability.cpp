@@ -13,8 +13,9 @@ namespace {
 
 // Tiles, bfloat16 and what else every processor with tiles has, and the kernel's leave to use them:
 // the state of the tiles is 8 KiB, which a Linux process has to ask for.
+#if defined(__x86_64__)
 bool has_amx() {
-#if defined(__x86_64__) && defined(__linux__)
+#if defined(__linux__)
   unsigned a = 0, b = 0, c = 0, d = 0;
   if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return false;
   constexpr unsigned kBfloat16 = 1u << 22, kTile = 1u << 24, kPopulationCount = 1u << 14,
@@ -29,6 +30,7 @@ bool has_amx() {
   return false;
 #endif
 }
+#endif
 
 Capability decide() {
   Capability best = Capability::baseline;
