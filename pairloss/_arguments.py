@@ -12,6 +12,8 @@ from torch import Tensor
 GRADIENTS = {"both": 0, "second": 1}
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 IMPLEMENTATIONS = ("auto", "fused", "reference")
+# What the fused kernels run on; elsewhere (MPS, XPU, ...) impl="auto" means the reference.
+FUSED_DEVICES = ("cpu", "cuda", "meta")
 FLOAT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 INTEGER_DTYPES = (
     torch.int64,
@@ -245,6 +247,17 @@ def check_choice(argument: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         expected = ", ".join(f'"{choice}"' for choice in choices)
         raise ValueError(f"{argument}: expected one of {expected}, got {value!r}")
+
+
+def device_type(tensor: Tensor) -> str:
+    """``tensor.device.type``, which takes 0.6 us, in 0.1 us on the CPU."""
+    return "cpu" if tensor.is_cpu else tensor.device.type
+
+
+def wants_reference(impl: str, logits: Tensor) -> bool:
+    """Whether ``impl`` means the plain PyTorch one for these logits."""
+    check_choice("impl", impl, IMPLEMENTATIONS)
+    return impl == "reference" or (impl == "auto" and device_type(logits) not in FUSED_DEVICES)
 
 
 def _check_logits(argument: str, logits: Tensor) -> None:

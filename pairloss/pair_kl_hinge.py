@@ -16,12 +16,10 @@ from pairloss._arguments import (
     check_choice,
     check_inputs,
     check_options,
+    wants_reference,
 )
 
 __all__ = ["PairKLHingeLoss", "pair_kl_hinge_loss", "pair_kl_hinge_loss_from_similarity"]
-
-# What the fused kernels run on; elsewhere (MPS, XPU, ...) impl="auto" means the reference.
-_FUSED_DEVICES = ("cpu", "cuda", "meta")
 
 
 @overload
@@ -204,8 +202,7 @@ def pair_kl_hinge_loss_from_similarity(
 def _evaluate(
     inputs: Inputs, options: Options, return_stats: bool, impl: str
 ) -> Tensor | tuple[Tensor, PairStats]:
-    check_choice("impl", impl, IMPLEMENTATIONS)
-    if impl == "reference" or (impl == "auto" and inputs.logits.device.type not in _FUSED_DEVICES):
+    if wants_reference(impl, inputs.logits):
         return reference.evaluate(inputs, options, return_stats)
     loss, stats = _ops.pair_kl_hinge(inputs, options)
     return (loss, PairStats.of(stats, levels=inputs.has_levels)) if return_stats else loss

@@ -6,13 +6,11 @@ from torch import Tensor
 
 from pairloss import _ops, reference
 from pairloss._arguments import (
-    IMPLEMENTATIONS,
     PairStats,
-    check_choice,
     check_options,
     check_pair_list,
+    wants_reference,
 )
-from pairloss.pair_kl_hinge import _FUSED_DEVICES
 
 __all__ = ["pair_kl_hinge_loss_from_pairs"]
 
@@ -64,8 +62,7 @@ def pair_kl_hinge_loss_from_pairs(
         margin, gradient, reduction, -100, similar_weight, dissimilar_weight, balance
     )
     inputs = check_pair_list(logits, pairs, similar, pair_weights)
-    check_choice("impl", impl, IMPLEMENTATIONS)
-    if impl == "reference" or (impl == "auto" and logits.device.type not in _FUSED_DEVICES):
+    if wants_reference(impl, logits):
         return reference.evaluate_pairs(inputs, options, return_stats)
     loss, stats = _ops.pair_list_kl_hinge(inputs, options)
     return (loss, PairStats.of(stats, levels=False)) if return_stats else loss

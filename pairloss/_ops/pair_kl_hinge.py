@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from pairloss import _library
-from pairloss._arguments import GRADIENTS, REDUCTIONS, Inputs, Options
+from pairloss._arguments import GRADIENTS, REDUCTIONS, Inputs, Options, device_type
 
 _NONE = REDUCTIONS["none"]
 
@@ -23,7 +23,7 @@ _ARGUMENTS = _TENSORS + 9
 def pair_kl_hinge(inputs: Inputs, options: Options) -> tuple[Tensor, Tensor]:
     """Loss and statistics (5, G), differentiable in the logits. The arguments have been checked."""
     logits, ref_logits = inputs.logits, inputs.ref_logits
-    _library.require(logits.device.type)
+    _library.require(device_type(logits))
     # The loss is one number, so its gradient costs least beside it; but only if somebody wants it.
     enabled = torch.is_grad_enabled()
     with_grad = enabled and logits.requires_grad
@@ -152,7 +152,7 @@ def _is_one(grad_loss: Tensor) -> bool:
     The gradient then goes on as it is: with retain_graph=True autograd copies it, since the graph
     still holds it. The multiplication would be a fifth of the time at N = 1024, K = 4096.
     """
-    if type(grad_loss) is not Tensor or grad_loss.device.type != "cpu":  # FakeTensor is another
+    if type(grad_loss) is not Tensor or not grad_loss.is_cpu:  # FakeTensor is another type
         return False
     if torch.compiler.is_compiling():
         return False

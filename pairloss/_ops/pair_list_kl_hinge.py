@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from pairloss import _library
-from pairloss._arguments import GRADIENTS, REDUCTIONS, Options, PairListInputs
+from pairloss._arguments import GRADIENTS, REDUCTIONS, Options, PairListInputs, device_type
 from pairloss._ops.pair_kl_hinge import (
     _accumulation_dtype,
     _refuse,
@@ -30,7 +30,7 @@ _ARGUMENTS = _TENSORS + 7
 
 def pair_list_kl_hinge(inputs: PairListInputs, options: Options) -> tuple[Tensor, Tensor]:
     """Loss and statistics (5, 1), differentiable in the logits. The arguments have been checked."""
-    _library.require(inputs.logits.device.type)
+    _library.require(device_type(inputs.logits))
     with_grad = torch.is_grad_enabled() and inputs.logits.requires_grad
     arguments = (
         *inputs,
