@@ -49,10 +49,12 @@ __device__ __forceinline__ void copy_slice(const Problem<acc_t>& problem, const 
 
 using TensorDivergences = Divergences<float>[TensorLayout::kQuads];
 
-// Takes the share of a slice in P'_i . L'_j (kRowsOfP) or P'_j . L'_i from D_ij or D_ji. Rows 8 x +
-// g of a fragment are rows 4 g + x of the warp, columns 2 t + y of the fragments 2 q and 2 q + 1
-// columns y and 2 + y of the quad that TensorLayout::column_quad() names: so a lane's sums are 4 x
-// 4 neighbours.
+// Takes the share of a slice in P'_i . L'_j (kRowsOfP) or P'_j . L'_i from D_ij or D_ji.
+//
+// Which row of the tile is which row of a fragment is for the addresses of ldmatrix to say: rows
+// g and g + 8 are rows 4 g + 2 m and 4 g + 2 m + 1 of the warp's, columns 2 t and 2 t + 1 are
+// columns 2 n and 2 n + 1 of the quad that TensorLayout names. So a lane's sums are 4 x 4
+// neighbours.
 template <bool kRowsOfP, typename Stage>
 __device__ __forceinline__ void subtract_products(Stage& stage, TensorDivergences& divergences) {
   constexpr int kRowMatrix = kRowsOfP ? 0 : kPlanes, kColumnMatrix = kPlanes - kRowMatrix;
@@ -60,12 +62,12 @@ __device__ __forceinline__ void subtract_products(Stage& stage, TensorDivergence
   const int first_row = TensorLayout::warp_row() * 32;
   const int first_column = TensorLayout::warp_column() * 32;
 
-  uint32_t rows[kPlanes][2][4];  // [plane][rows 4 g + 0, 1 or 4 g + 2, 3]
+  uint32_t rows[kPlanes][2][4];  // [plane][m]
 #pragma unroll
   for (int plane = 0; plane < kPlanes; ++plane) {
 #pragma unroll
     for (int m = 0; m < 2; ++m) {
-      const int row = first_row + 4 * eighth + 2 * m + matrix % 2;
+      const int row = first_row + eighth * kMicro + 2 * m + matrix % 2;
       load_matrices(rows[plane][m],
                     &stage[0][(kRowMatrix + plane) * kPlaneOctets + plane_octet(row, matrix / 2)]);
     }
@@ -75,8 +77,8 @@ __device__ __forceinline__ void subtract_products(Stage& stage, TensorDivergence
     uint32_t columns[kPlanes][4];
 #pragma unroll
     for (int plane = 0; plane < kPlanes; ++plane) {
-      const int t = eighth / 2, column = first_column + 4 * (t / 2 * 4 + quad * 2 + t % 2) +
-                                         matrix / 2 * 2 + eighth % 2;
+      const int column = first_column + TensorLayout::quad_of_warp(eighth / 2, quad) * kMicro +
+                         matrix / 2 * 2 + eighth % 2;
       load_matrices(
           columns[plane],
           &stage[1][(kColumnMatrix + plane) * kPlaneOctets + plane_octet(column, matrix % 2)]);

@@ -89,9 +89,11 @@ struct TensorLayout {
   static __device__ int warp_row() { return threadIdx.x / 64; }
   static __device__ int warp_column() { return threadIdx.x / 32 % 2; }
   static __device__ int row_quad() { return warp_row() * 8 + threadIdx.x % 32 / 4; }
+  // Of the eight of a warp, the one that lanes with lane % 4 = t have as their first or second.
+  // In this order ldmatrix meets no bank conflict (see plane_octet()).
+  static __device__ int quad_of_warp(int t, int quad) { return t / 2 * 4 + quad * 2 + t % 2; }
   static __device__ int column_quad(int quad) {
-    const int t = threadIdx.x % 4;
-    return warp_column() * 8 + t / 2 * 4 + quad * 2 + t % 2;
+    return warp_column() * 8 + quad_of_warp(threadIdx.x % 4, quad);
   }
   static __device__ int row_part() { return warp_column(); }
   static __device__ int column_part() { return warp_row(); }
