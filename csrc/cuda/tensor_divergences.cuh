@@ -55,6 +55,9 @@ using TensorDivergences = Divergences<float>[TensorLayout::kQuads];
 // g and g + 8 are rows 4 g + 2 m and 4 g + 2 m + 1 of the warp's, columns 2 t and 2 t + 1 are
 // columns 2 n and 2 n + 1 of the quad that TensorLayout names. So a lane's sums are 4 x 4
 // neighbours.
+//
+// D_ij here and D_ji in the mirror image, where another chunk computes that, are the same products
+// in the same order with the operands exchanged, so the marks made of them agree.
 template <bool kRowsOfP, typename Stage>
 __device__ __forceinline__ void subtract_products(Stage& stage, TensorDivergences& divergences) {
   constexpr int kRowMatrix = kRowsOfP ? 0 : kPlanes, kColumnMatrix = kPlanes - kRowMatrix;
