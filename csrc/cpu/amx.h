@@ -63,7 +63,6 @@ struct AmxTiles {
   static constexpr int64_t kStepsAtOnce = 8;  // 256 columns: the B-tiles of 32 rows fill 32 KiB
 
   Panels<float> panels;
-  int64_t k;               // columns that are not padding
   const float *p, *l, *h;  // Panels; l is relative to the reference
   Reference<float> reference;
   double margin;
@@ -75,12 +74,11 @@ struct AmxTiles {
   float* threshold;             // per row
   float* unclear;  // per 32 rows: sums closer to the threshold than this decide nothing
 
-  AmxTiles(const Panels<float>& panels, int64_t k, double margin, bool certifies)
+  AmxTiles(const Panels<float>& panels, double margin, bool certifies)
       : panels(panels),
-        k(k),
         margin(margin),
-        steps(round_up(k, kTileDepth) / kTileDepth),
-        abreast(k % kTileDepth * 3 <= kTileDepth ? k % kTileDepth : 0),
+        steps(round_up(panels.k, kTileDepth) / kTileDepth),
+        abreast(panels.k % kTileDepth * 3 <= kTileDepth ? panels.k % kTileDepth : 0),
         certifies(certifies) {}
 
   // Floats that find_active needs to carry sums from one group of steps to the next.
@@ -127,10 +125,11 @@ struct AmxTiles {
 
   // log P of 16 columns from what is relative to the reference.
   PAIRLOSS_INLINE __m512 absolute(__m512 relative, int64_t column) const {
-    if (column >= k) return _mm512_setzero_ps();
+    const int64_t left = panels.k - column;
+    if (left <= 0) return _mm512_setzero_ps();
     const __m512 of_reference =
         load(reference.shifted + column) - static_cast<float>(reference.log_sum);
-    const auto inside = static_cast<__mmask16>(k - column < 16 ? (1 << (k - column)) - 1 : -1);
+    const auto inside = static_cast<__mmask16>(left < 16 ? (1 << left) - 1 : -1);
     return _mm512_maskz_min_ps(inside, relative + of_reference, _mm512_setzero_ps());
   }
 

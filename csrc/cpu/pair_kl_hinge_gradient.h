@@ -40,7 +40,7 @@ class Differentiation {
         panels_(batch_.panels),
         row_weights_(static_cast<const T*>(row_weights)),
         weighted_(row_weights != nullptr),
-        tiles_(panels_, problem.k, problem.margin, uses<Idea::certificates> && batch_.certifies),
+        tiles_(panels_, problem.margin, uses<Idea::certificates> && batch_.certifies),
         term_count_(problem.similarity != nullptr ? 2 : 2 * problem.level_count - 1),
         sums_(sums) {
     // A side's rows need W for the first argument's gradient, and V for the second's.

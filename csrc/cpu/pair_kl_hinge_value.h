@@ -46,7 +46,7 @@ class Evaluation {
   Evaluation(const Problem& problem, const Workers& workers, PairSums* sums, double* row_losses)
       : problem_(problem),
         batch_(problem, workers, false),
-        tiles_(batch_.panels, problem.k, problem.margin, batch_.certifies),
+        tiles_(batch_.panels, problem.margin, batch_.certifies),
         sums_(sums),
         row_losses_(row_losses) {}
 

@@ -25,8 +25,9 @@ struct Panels {
   static constexpr int64_t kWidth = kPanelVectors * kLanes<T>;
 
   int64_t rows, columns;
+  int64_t k;  // columns that are not padding
 
-  Panels(int64_t rows, int64_t columns) : rows(rows), columns(round_up(columns, kLanes<T>)) {}
+  Panels(int64_t rows, int64_t k) : rows(rows), columns(round_up(k, kLanes<T>)), k(k) {}
 
   int64_t size() const { return rows * columns; }
   int64_t count() const { return (columns + kWidth - 1) / kWidth; }

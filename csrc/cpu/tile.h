@@ -98,7 +98,7 @@ struct VectorTiles : PairOperands<T> {
   bool certifies;
   VectorBounds<T> bounds;
 
-  VectorTiles(const Panels<T>& panels, int64_t, double margin, bool certifies)
+  VectorTiles(const Panels<T>& panels, double margin, bool certifies)
       : PairOperands<T>{panels, nullptr, nullptr, nullptr, nullptr},
         margin(margin),
         certifies(certifies),

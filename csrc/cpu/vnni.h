@@ -32,9 +32,9 @@ struct IntegerTiles : VectorTiles<float> {
   float* scale;    // per column: p l_j
   float* unclear;  // per column: sums closer to the threshold than this decide nothing
 
-  IntegerTiles(const Panels<float>& panels, int64_t k, double margin, bool certifies)
-      : VectorTiles<float>(panels, k, margin, certifies),
-        coarse(uses<Idea::coarse_first> && k >= kLeastClasses && k <= kMostClasses),
+  IntegerTiles(const Panels<float>& panels, double margin, bool certifies)
+      : VectorTiles<float>(panels, margin, certifies),
+        coarse(uses<Idea::coarse_first> && panels.k >= kLeastClasses && panels.k <= kMostClasses),
         pairs(round_up(panels.columns, 32) / 2) {}
 
   int64_t scores_size(int64_t tile) const {

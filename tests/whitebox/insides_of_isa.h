@@ -132,7 +132,7 @@ void means(const Problem& problem, const T* weights, const T* row_weights, const
 template <class T>
 void find_active(const Problem& problem, int64_t tile, bool certifies, uint32_t* bits) {
   const Made<T> made(problem);
-  Tiles<T> tiles(made.panels, problem.k, problem.margin, certifies);
+  Tiles<T> tiles(made.panels, problem.margin, certifies);
   T* scores;
   uint32_t* tile_bits;
   const auto lay_out = [&](Arena arena) {
@@ -164,7 +164,7 @@ void find_active(const Problem& problem, int64_t tile, bool certifies, uint32_t*
 template <class T>
 void find_certain(const Problem& problem, int64_t tile, uint16_t* active, uint16_t* inactive) {
   const Made<T> made(problem);
-  Tiles<T> tiles(made.panels, problem.k, problem.margin, true);
+  Tiles<T> tiles(made.panels, problem.margin, true);
   T* scratch;
   Certain* certain;
   const auto lay_out = [&](Arena arena) {
