@@ -98,6 +98,21 @@ def test_backward_twice_and_accumulation(
     assert_close(once, expected, TOLERANCES[BATCH.dtype].grad)
 
 
+@pytest.mark.parametrize("gradient", GRADIENTS)
+@pytest.mark.parametrize("height", [8.0, 14.0, 20.0])
+def test_converged_clusters(height: float, gradient: str, device: torch.device) -> None:
+    """Nearly one-hot rows: what is left of their gradient is a difference of large numbers."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(320) % 8
+    logits = torch.randn(320, 17, generator=generator)
+    logits[torch.arange(320), labels] += height
+    expected = truth.evaluate(logits.double().numpy(), labels.numpy(), 2.0).grad(gradient, "mean")
+    logits = logits.to(device).requires_grad_()
+    pair_kl_hinge_loss(logits, labels.to(device), gradient=gradient).backward()
+    error = np.linalg.norm(logits.grad.double().cpu().numpy() - expected)
+    assert error <= 2e-6 * np.linalg.norm(expected)
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_plain_backward(batch: cases.Batch, reduction: str, device: torch.device) -> None:
     """With an upstream gradient of 1 the saved gradient goes out as it is, but only once."""

@@ -555,3 +555,21 @@ def test_memory() -> None:
         text=True,
     )
     assert int(run.stdout) / 1024 < 16 + 5 * 2.6 + 10
+
+
+@pytest.mark.parametrize("gradient", ["both", "second"])
+def test_converged_clusters(gradient: str, device: torch.device) -> None:
+    """Nearly one-hot rows: what is left of their gradient is a difference of large numbers."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(120) % 6
+    logits = torch.randn(120, 17, generator=generator)
+    logits[torch.arange(120), labels] += 20
+    expected = truth.evaluate(logits.double().numpy(), labels.numpy(), 2.0).grad(gradient, "mean")
+    pairs = torch.triu_indices(120, 120, 1).T
+    similar = labels[pairs[:, 0]] == labels[pairs[:, 1]]
+    logits = logits.to(device).requires_grad_()
+    pair_kl_hinge_loss_from_pairs(
+        logits, pairs.to(device), similar.to(device), gradient=gradient
+    ).backward()
+    error = np.linalg.norm(logits.grad.double().cpu().numpy() - expected)
+    assert error <= 2e-6 * np.linalg.norm(expected)

@@ -372,35 +372,30 @@ class Differentiation {
     }
     if (problem_.sides[side].grad == nullptr) return;
 
+    // The gradient, in the place of L, which is not needed any more.
+    const bool infinite = batch_.infinite != nullptr && batch_.infinite[i] != 0;
+    const T d = infinite ? static_cast<T>(NAN) : static_cast<T>(along_p);
     const SimilarPart part = similar_part<kWeighted>(0, i, u);
-    T rest = 0;
-    if constexpr (!kSecondOnly) rest = center<kWeighted>(i, u, part, static_cast<T>(along_p));
-    T* const to = grad_row(i);
+    Vec<T> sum{};
     for_each_vector(panels_, i, [&](int64_t at, int64_t column) {
       const Vec<T> p = load(batch_.p + at);
       Vec<T> z = differences<kWeighted, false>(i, p, at, column, u, part);
-      if constexpr (!kSecondOnly) z += p * (load(batch_.l + at) - rest);
-      z *= w;
+      if constexpr (!kSecondOnly) {
+        const Vec<T> l = load(batch_.l + at);
+        z += p * (differences<kWeighted, true>(i, l, at, column, u, part) - d);
+      }
+      sum += z;
+      store(batch_.l + at, z);
+    });
+    // Over the classes a gradient adds up to 0, and what rounding leaves of that sum is taken away
+    // by P: where P is nearly one-hot, the largest element is a difference of large numbers.
+    const T rest = static_cast<T>(horizontal_sum<T>(sum));
+    T* const to = grad_row(i);
+    for_each_vector(panels_, i, [&](int64_t at, int64_t column) {
+      const Vec<T> z = (load(batch_.l + at) - load(batch_.p + at) * rest) * w;
       const int64_t left = problem_.k - column;
       __builtin_memcpy(to + column, &z, left < kLanes<T> ? left * sizeof(T) : sizeof z);
     });
-  }
-
-  // Puts F - P . F in the place of L, which is not needed any more, but for the rest that is
-  // returned. Where P is nearly one-hot, this is a difference of large numbers; the rest takes away
-  // what the roundings of F and of P . F do not share.
-  template <bool kWeighted>
-  T center(int64_t i, T u, const SimilarPart& part, T along_p) const {
-    const bool infinite = batch_.infinite != nullptr && batch_.infinite[i] != 0;
-    const T d = infinite ? static_cast<T>(NAN) : along_p;
-    Vec<T> rest{};
-    for_each_vector(panels_, i, [&](int64_t at, int64_t column) {
-      const Vec<T> f =
-          differences<kWeighted, true>(i, load(batch_.l + at), at, column, u, part) - d;
-      rest += load(batch_.p + at) * f;
-      store(batch_.l + at, f);
-    });
-    return static_cast<T>(horizontal_sum<T>(rest));
   }
 
   // One vector of a row's differences to its partners, times their weights in the gradient: x is L,

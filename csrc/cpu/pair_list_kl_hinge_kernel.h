@@ -141,14 +141,20 @@ class RowGradient {
     }
   }
 
-  void write(const T* p_i, int64_t k, T* grad) const {
-    for (int64_t c = 0; c < k; ++c) {
-      const double mean = p_i[c] == T(0) ? 0.0 : p_i[c] * weighted_divergence_;
-      grad[c] = static_cast<T>(total_[c] - mean);
-    }
+  // Over the classes a gradient adds up to 0, and what rounding leaves of that sum is taken away by
+  // P: where P is nearly one-hot, the largest element is a difference of large numbers.
+  void write(const T* p_i, int64_t k, T* grad) {
+    take_by_p(p_i, k, weighted_divergence_);
+    double rest = 0.0;
+    for (int64_t c = 0; c < k; ++c) rest += total_[c];
+    take_by_p(p_i, k, rest);
+    for (int64_t c = 0; c < k; ++c) grad[c] = static_cast<T>(total_[c]);
   }
 
  private:
+  void take_by_p(const T* p_i, int64_t k, double amount) {
+    for (int64_t c = 0; c < k; ++c) total_[c] -= p_i[c] == T(0) ? 0.0 : p_i[c] * amount;
+  }
   PAIRLOSS_INLINE void add(T* sum, T g, const T* x_i, const T* x_j) {
     const Vec<T> weight = broadcast(g);
     for (int64_t c = 0; c < padded_; c += kLanes<T>) {
