@@ -73,6 +73,7 @@ PAIRLOSS_HOST_DEVICE uint64_t mirror(uint64_t word) {
 struct FmaLayout {
   static constexpr int kThreads = kTileQuads * kTileQuads, kQuads = 1;
   static constexpr int kRowLanes = 15, kColumnLanes = 16, kRowParts = 1, kColumnParts = 8;
+  static constexpr bool kTellsFull = false;  // see add_level()
 
   static __device__ int row_quad() { return threadIdx.x / kTileQuads; }
   static __device__ int column_quad(int) { return threadIdx.x % kTileQuads; }
@@ -85,6 +86,7 @@ struct FmaLayout {
 struct TensorLayout {
   static constexpr int kThreads = 128, kQuads = 2;
   static constexpr int kRowLanes = 3, kColumnLanes = 28, kRowParts = 2, kColumnParts = 2;
+  static constexpr bool kTellsFull = true;
 
   static __device__ int warp_row() { return threadIdx.x / 64; }
   static __device__ int warp_column() { return threadIdx.x / 32 % 2; }

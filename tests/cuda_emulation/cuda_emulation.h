@@ -623,6 +623,8 @@ inline int __all_sync(unsigned mask, int predicate, int line = __builtin_LINE())
   return __ballot_sync(mask, predicate, line) == mask;
 }
 
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
+
 // Byte i of the result is byte (selector >> 4 i) & 7 of y:x.
 inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
   const uint64_t bytes = uint64_t{y} << 32 | x;

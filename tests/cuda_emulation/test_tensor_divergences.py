@@ -112,3 +112,28 @@ def test_blocks_with_several_tiles(
     assert_close(result.loss, expected.loss.double(), 1e-7)
     exact = truth.evaluate(logits.double().numpy(), labels.numpy(), 1.0)
     assert_close(result.loss, exact.loss("mean"), 1e-6)
+
+
+@pytest.mark.parametrize("levels", [1, 3])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_weights_of_one_change_nothing(tensor: Kernels, reduction: str, levels: int) -> None:
+    """With weights the pairs are added one by one, without them in blocks where all take part: the
+    same to the bit. Some blocks have an ignored row or stand on the diagonal."""
+    labels = torch.arange(130 * levels).reshape(130, levels) % 7
+    labels[[5, 64]] = -100
+    logits, ones = normal(130, 34), torch.ones(130)
+    arguments = {"reduction": reduction, "with_grad": False}
+    plain = tensor.forward(logits, labels, **arguments)
+    weighted = tensor.forward(logits, labels, sample_weights=ones, **arguments)
+    assert torch.equal(plain.loss, weighted.loss)
+    assert torch.equal(plain.stats, weighted.stats)
+    assert plain.stats[2].min() > 0  # some pairs are active
+
+
+def test_marks_where_all_take_part(tensor: Kernels) -> None:
+    """The gradient follows from the marks."""
+    logits, labels = normal(128, 34, 1.3), torch.arange(128) % 3
+    expected = evaluate(logits, labels, 2.0)
+    for gradient in ("both", "second"):
+        grad = tensor.forward(logits, labels, margin=expected.margin, gradient=gradient).grad
+        assert_close(grad, expected.grad(gradient, "mean"), 2e-6, gradient)
