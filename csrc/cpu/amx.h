@@ -34,6 +34,14 @@ class TileSession {
   TileSession& operator=(const TileSession&) = delete;
 };
 
+// Tiles 0 to 3 += tiles 4 and 5 times tiles 6 and 7.
+PAIRLOSS_INLINE void multiply_tiles_2x2() {
+  _tile_dpbf16ps(0, 4, 6);
+  _tile_dpbf16ps(1, 4, 7);
+  _tile_dpbf16ps(2, 5, 6);
+  _tile_dpbf16ps(3, 5, 7);
+}
+
 // The compiler does not know that tile loads read memory: everything must have been stored by then.
 PAIRLOSS_INLINE void before_tile_loads() { asm volatile("" ::: "memory"); }
 
@@ -111,13 +119,6 @@ struct AmxTiles {
     return l_tiles + (row / kTileRows * steps + step) * 2 * kTileElements;
   }
 
-  // 16 columns of a row; zeros beyond the last.
-  PAIRLOSS_INLINE __m512 columns_of(const float* x, int64_t row, int64_t column) const {
-    if (column >= panels.columns) return _mm512_setzero_ps();
-    return load(x + panels.at(column / Panels<float>::kWidth, row) +
-                column % Panels<float>::kWidth);
-  }
-
   void set_rows(const float* p_rows, const float* l_rows, const float* h_rows,
                 const Reference<float>& of_rows) {
     p = p_rows, l = l_rows, h = h_rows, reference = of_rows;
@@ -172,8 +173,8 @@ struct AmxTiles {
         __m512 p_hi[2], p_lo[2], l_hi[2], l_lo[2];
         for (int64_t half = 0; half < 2; ++half) {
           const int64_t column = step * kTileDepth + half * 16;
-          const __m512 p_r = columns_of(p, row + r, column);
-          const __m512 log_p = absolute(columns_of(l, row + r, column), column);
+          const __m512 p_r = vector_at(panels, p, row + r, column);
+          const __m512 log_p = absolute(vector_at(panels, l, row + r, column), column);
           entropy[r] += p_r * log_p;
           p_hi[half] = round_to_bfloat16(p_r), p_lo[half] = round_to_bfloat16(p_r - p_hi[half]);
           l_hi[half] = round_to_bfloat16(log_p), l_lo[half] = round_to_bfloat16(log_p - l_hi[half]);
@@ -181,11 +182,11 @@ struct AmxTiles {
         uint16_t* const to_p = p_tile(row, step) + r * kTileDepth;
         uint16_t* const to_l = l_tile(row, step) + r * 2;
         if (is_abreast) {
-          store_row(to_p, place_abreast(narrow(p_hi[0], p_lo[0]), 0, kTileRows));
+          _mm512_storeu_si512(to_p, place_abreast(narrow(p_hi[0], p_lo[0]), 0, kTileRows));
           store_column(to_l, place_abreast(narrow(l_hi[0], l_lo[0]), kTileRows, 0));
         } else {
-          store_row(to_p, narrow(p_hi[0], p_hi[1]));
-          store_row(to_p + kTileElements, narrow(p_lo[0], p_lo[1]));
+          _mm512_storeu_si512(to_p, narrow(p_hi[0], p_hi[1]));
+          _mm512_storeu_si512(to_p + kTileElements, narrow(p_lo[0], p_lo[1]));
           store_column(to_l, narrow(l_hi[0], l_hi[1]));
           store_column(to_l + kTileElements, narrow(l_lo[0], l_lo[1]));
         }
@@ -318,10 +319,6 @@ struct AmxTiles {
     return _mm512_maskz_permutexvar_epi16(~from(3), unit, units);
   }
 
-  PAIRLOSS_INLINE static void store_row(uint16_t* to, __m512i units) {
-    _mm512_storeu_si512(to, units);
-  }
-
   // A row of L is a column of a B-tile, by pairs of units.
   PAIRLOSS_INLINE static void store_column(uint16_t* to, __m512i units) {
     const __m512i place =
@@ -338,39 +335,29 @@ struct AmxTiles {
     _tile_zero(3);
     const int64_t next = steps * 2 * kTileElements;  // to the next group of 16 rows
     const uint16_t *a = p_tile(row, first), *b = l_tile(column, first);
+    const auto load_a = [&](int64_t part) {
+      _tile_loadd(4, a + part * kTileElements, 64);
+      _tile_loadd(5, a + next + part * kTileElements, 64);
+    };
+    const auto load_b = [&](int64_t part) {
+      _tile_loadd(6, b + part * kTileElements, 64);
+      _tile_loadd(7, b + next + part * kTileElements, 64);
+    };
     const bool ends_abreast = abreast > 0 && last == steps;
     for (int64_t step = first; step < last - ends_abreast;
          ++step, a += 2 * kTileElements, b += 2 * kTileElements) {
-      _tile_loadd(6, b, 64);
-      _tile_loadd(7, b + next, 64);
-      _tile_loadd(4, a + kTileElements, 64);
-      _tile_loadd(5, a + next + kTileElements, 64);
-      _tile_dpbf16ps(0, 4, 6);
-      _tile_dpbf16ps(1, 4, 7);
-      _tile_dpbf16ps(2, 5, 6);
-      _tile_dpbf16ps(3, 5, 7);
-      _tile_loadd(4, a, 64);
-      _tile_loadd(5, a + next, 64);
-      _tile_dpbf16ps(0, 4, 6);
-      _tile_dpbf16ps(1, 4, 7);
-      _tile_dpbf16ps(2, 5, 6);
-      _tile_dpbf16ps(3, 5, 7);
-      _tile_loadd(6, b + kTileElements, 64);
-      _tile_loadd(7, b + next + kTileElements, 64);
-      _tile_dpbf16ps(0, 4, 6);
-      _tile_dpbf16ps(1, 4, 7);
-      _tile_dpbf16ps(2, 5, 6);
-      _tile_dpbf16ps(3, 5, 7);
+      load_b(0);
+      load_a(1);
+      multiply_tiles_2x2();
+      load_a(0);
+      multiply_tiles_2x2();
+      load_b(1);
+      multiply_tiles_2x2();
     }
     if (!ends_abreast) return;
-    _tile_loadd(6, b, 64);
-    _tile_loadd(7, b + next, 64);
-    _tile_loadd(4, a, 64);
-    _tile_loadd(5, a + next, 64);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_dpbf16ps(1, 4, 7);
-    _tile_dpbf16ps(2, 5, 6);
-    _tile_dpbf16ps(3, 5, 7);
+    load_b(0);
+    load_a(0);
+    multiply_tiles_2x2();
   }
 
   PAIRLOSS_INLINE static void store_sums(float* sums) {
@@ -403,15 +390,10 @@ struct AmxTiles {
       const __m512 t = _mm512_set1_ps(threshold[row + r]);
       const __m512 low = _mm512_abs_ps(load(sums + r * 32) - t),
                    high = _mm512_abs_ps(load(sums + r * 32 + 16) - t);
-      uint32_t left = _mm512_kunpackw(_mm512_cmp_ps_mask(high, widest, _CMP_LE_OQ),
-                                      _mm512_cmp_ps_mask(low, widest, _CMP_LE_OQ));
-      for (; left != 0; left &= left - 1) {
-        const int c = __builtin_ctz(left);
-        if (same_class(row + r, column + c)) continue;
-        const uint32_t bit = uint32_t{1} << c;
-        const bool active = is_pair_active(panels, p, l, h, margin, row + r, column + c);
-        bits[r * stride] = active ? bits[r * stride] | bit : bits[r * stride] & ~bit;
-      }
+      const uint32_t left = _mm512_kunpackw(_mm512_cmp_ps_mask(high, widest, _CMP_LE_OQ),
+                                            _mm512_cmp_ps_mask(low, widest, _CMP_LE_OQ));
+      decide_in_float(PairOperands<float>{panels, p, l, h, nullptr}, margin, row + r, column, left,
+                      bits[r * stride], same_class);
     }
   }
 };
@@ -464,10 +446,7 @@ PAIRLOSS_INLINE void multiply_2x2(const uint16_t* first_a, int64_t a_stride,
     for (int64_t part = 0; part < 3; ++part) {
       _tile_loadd(6, b + part * 2 * kTileElements, 64);
       _tile_loadd(7, b + (part * 2 + 1) * kTileElements, 64);
-      _tile_dpbf16ps(0, 4, 6);
-      _tile_dpbf16ps(1, 4, 7);
-      _tile_dpbf16ps(2, 5, 6);
-      _tile_dpbf16ps(3, 5, 7);
+      multiply_tiles_2x2();
     }
   }
   _tile_stored(0, to, bytes);

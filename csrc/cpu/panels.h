@@ -41,6 +41,13 @@ struct Panels {
   }
 };
 
+// One vector of a row, from a multiple of kLanes on; zeros beyond the last.
+template <class T>
+PAIRLOSS_INLINE Vec<T> vector_at(const Panels<T>& panels, const T* x, int64_t row, int64_t column) {
+  if (column >= panels.columns) return Vec<T>{};
+  return load(x + panels.at(column / Panels<T>::kWidth, row) + column % Panels<T>::kWidth);
+}
+
 // body(row_offset, column) for every vector of one row: where it lies in a Panels matrix, and its
 // first column.
 template <class T, class Body>

@@ -182,18 +182,31 @@ struct VectorTiles : PairOperands<T> {
   };
 };
 
-// Whether one pair is active, from the rows themselves: where something coarser leaves it open.
-[[gnu::noinline]] inline bool is_pair_active(const Panels<float>& panels, const float* p,
-                                             const float* l, const float* h, double margin,
+// Whether one pair is active, from the rows themselves.
+[[gnu::noinline]] inline bool is_pair_active(const PairOperands<float>& x, double margin,
                                              int64_t row, int64_t column) {
   Vec<float> sum{};
-  for (int64_t panel = 0; panel < panels.count(); ++panel) {
-    const float *p_row = p + panels.at(panel, row), *l_column = l + panels.at(panel, column);
-    for (int64_t k = 0; k < panels.width(panel); k += kLanes<float>) {
+  for (int64_t panel = 0; panel < x.panels.count(); ++panel) {
+    const float *p_row = x.p + x.panels.at(panel, row),
+                *l_column = x.l + x.panels.at(panel, column);
+    for (int64_t k = 0; k < x.panels.width(panel); k += kLanes<float>) {
       sum += load(p_row + k) * load(l_column + k);
     }
   }
-  return horizontal_sum<float>(sum) > h[row] - margin;
+  return horizontal_sum<float>(sum) > x.h[row] - margin;
+}
+
+// The bits of a word, from `column` on, that something coarser has left open.
+template <class SameClass>
+PAIRLOSS_INLINE void decide_in_float(const PairOperands<float>& x, double margin, int64_t row,
+                                     int64_t column, uint32_t open, uint32_t& word,
+                                     SameClass&& same_class) {
+  for (; open != 0; open &= open - 1) {
+    const int c = __builtin_ctz(open);
+    if (same_class(row, column + c)) continue;
+    const uint32_t bit = uint32_t{1} << c;
+    word = is_pair_active(x, margin, row, column + c) ? word | bit : word & ~bit;
+  }
 }
 
 }  // namespace pairloss::cpu::PAIRLOSS_ISA

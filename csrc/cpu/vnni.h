@@ -106,11 +106,7 @@ struct IntegerTiles : VectorTiles<float> {
                                       float factor) const {
     __m256i half[2];
     for (int64_t v = 0; v < 2; ++v) {
-      const int64_t column = first + v * 16;
-      const __m512 values = column < panels.columns
-                                ? (__m512)load(x + panels.at(column / Panels<float>::kWidth, row) +
-                                               column % Panels<float>::kWidth)
-                                : _mm512_setzero_ps();
+      const auto values = (__m512)vector_at(panels, x, row, first + v * 16);
       half[v] = _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(values * factor));
     }
     return _mm512_inserti64x4(_mm512_castsi256_si512(half[0]), half[1], 1);
@@ -175,13 +171,7 @@ struct IntegerTiles : VectorTiles<float> {
         word |= active << v * 16;
         left |= close << v * 16;
       }
-      for (; left != 0; left &= left - 1) {
-        const int c = __builtin_ctz(left);
-        if (same_class(row + r, column + c)) continue;
-        const uint32_t bit = uint32_t{1} << c;
-        const bool active = is_pair_active(panels, p, l, h, margin, row + r, column + c);
-        word = active ? word | bit : word & ~bit;
-      }
+      decide_in_float(*this, margin, row + r, column, left, word, same_class);
       bits[r * stride] = word;
     }
   }
