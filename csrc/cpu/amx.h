@@ -405,11 +405,62 @@ struct AmxScratch {
   uint16_t* a;    // [word of 32 source rows][destination row][32]: bits as 0.0 and 1.0
   uint16_t* b;    // [word][part][column tile]
   float* unused;  // 16 rows of a panel, in place of destination rows that do not exist
+  float* sums;    // 64 rows of 16 columns: parts side by side
 
   void lay_out(Arena& arena, int64_t tile) {
     a = arena.take<uint16_t>(tile * tile);
     b = arena.take<uint16_t>(tile / 32 * 3 * 2 * kTileElements);
     unused = arena.take<float>(16 * Panels<float>::kWidth);
+    sums = arena.take<float>(64 * 16);
+  }
+};
+
+// A last column tile of so few columns has their three parts side by side, as one B-tile.
+constexpr int64_t kMostPartsAbreast = 16 / 3;
+
+struct PartsAbreast {
+  __mmask16 columns;
+  __m512i second, third;  // where each lane's second and third part come from, or go to
+
+  explicit PartsAbreast(int64_t count)
+      : columns(static_cast<__mmask16>((1 << count) - 1)),
+        second(_mm512_add_epi32(lanes(), _mm512_set1_epi32(static_cast<int>(count)))),
+        third(_mm512_add_epi32(second, _mm512_set1_epi32(static_cast<int>(count)))) {}
+
+  // Three parts of 32 source rows as a B-tile.
+  PAIRLOSS_INLINE void split(const float* source, int64_t width, uint16_t* to) const {
+    for (int64_t pair = 0; pair < 16; ++pair) {
+      _mm512_storeu_si512(to + pair * 32, interleave(split(source + 2 * pair * width),
+                                                     split(source + (2 * pair + 1) * width)));
+    }
+  }
+
+  // destination[row] += the sums of the three parts.
+  PAIRLOSS_INLINE void add(const float* sums, int64_t rows, float* destination,
+                           int64_t width) const {
+    for (int64_t r = 0; r < rows; ++r) {
+      const __m512 parts = load(sums + r * 16);
+      const __m512 lower =
+          _mm512_permutexvar_ps(third, parts) + _mm512_permutexvar_ps(second, parts);
+      float* const to = destination + r * width;
+      _mm512_mask_storeu_ps(to, columns, load(to) + (lower + parts));
+    }
+  }
+
+ private:
+  static __m512i lanes() {
+    return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  }
+
+  PAIRLOSS_INLINE __m512 split(const float* row) const {
+    const __m512 x = _mm512_maskz_loadu_ps(columns, row);
+    const __m512 first = round_to_bfloat16(x), second_part = round_to_bfloat16(x - first);
+    const __m512 third_part = round_to_bfloat16(x - first - second_part);
+    const auto count = static_cast<uint32_t>(__builtin_popcount(columns));
+    const auto place = [&](__m512 part, uint32_t by) {
+      return _mm512_maskz_expand_ps(static_cast<__mmask16>(uint32_t{columns} << by), part);
+    };
+    return first + place(second_part, count) + place(third_part, 2 * count);
   }
 };
 
@@ -494,6 +545,33 @@ PAIRLOSS_INLINE void multiply_4x1(const uint16_t* first_a, int64_t a_stride,
   _tile_stored(3, fourth, bytes);
 }
 
+// 64 destination rows x the columns of one B-tile: sums = the products.
+PAIRLOSS_INLINE void multiply_4x1_abreast(const uint16_t* first_a, int64_t a_stride,
+                                          const uint16_t* first_b, uint32_t words, float* sums) {
+  before_tile_loads();
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  for (; words != 0; words &= words - 1) {
+    const int w = __builtin_ctz(words);
+    const uint16_t* const a = first_a + w * a_stride;
+    _tile_loadd(5, first_b + w * 6 * kTileElements, 64);
+    _tile_loadd(4, a, 64);
+    _tile_loadd(6, a + kTileElements, 64);
+    _tile_loadd(7, a + 2 * kTileElements, 64);
+    _tile_dpbf16ps(0, 4, 5);
+    _tile_dpbf16ps(1, 6, 5);
+    _tile_dpbf16ps(2, 7, 5);
+    _tile_loadd(4, a + 3 * kTileElements, 64);
+    _tile_dpbf16ps(3, 4, 5);
+  }
+  _tile_stored(0, sums, 64);
+  _tile_stored(1, sums + 16 * 16, 64);
+  _tile_stored(2, sums + 32 * 16, 64);
+  _tile_stored(3, sums + 48 * 16, 64);
+}
+
 // The bits of a tile that are multiplied: those of the words that are dense in the row's group.
 struct DenseBits {
   const uint32_t* bits;  // (rows, words)
@@ -525,10 +603,17 @@ inline void add_selected_by_amx(const Panels<float>& panels, const float* source
     const int64_t width = panels.width(panel);
     for (int64_t column = 0; column < width; column += 32) {
       const bool two = column + 16 < width;
+      const int64_t count = panels.k - panel * Panels<float>::kWidth - column;
+      const bool is_abreast = count <= kMostPartsAbreast;
+      const PartsAbreast abreast(is_abreast ? count : 0);
       for (uint32_t left = x.any; left != 0; left &= left - 1) {
         const int w = __builtin_ctz(left);
         const float* from = source + panels.at(panel, source_row + w * 32) + column;
         uint16_t* to = scratch.b + w * 6 * kTileElements;
+        if (is_abreast) {
+          abreast.split(from, width, to);
+          continue;
+        }
         split_source(from, width, to, 2 * kTileElements);
         if (two) split_source(from + 16, width, to + kTileElements, 2 * kTileElements);
       }
@@ -546,6 +631,12 @@ inline void add_selected_by_amx(const Panels<float>& panels, const float* source
           const uint32_t words = x.dense[d / 32] | (whole ? x.dense[d / 32 + 1] : 0);
           if (words == 0) continue;
           float* const group = to + d * width;
+          if (is_abreast) {
+            multiply_4x1_abreast(scratch.a + d * kTileDepth, a_stride, scratch.b, words,
+                                 scratch.sums);
+            abreast.add(scratch.sums, whole ? 64 : 32, group, width);
+            continue;
+          }
           multiply_4x1(scratch.a + d * kTileDepth, a_stride, scratch.b, words, group,
                        whole ? group + 32 * width : scratch.unused,
                        whole ? group + 48 * width : scratch.unused, width);

@@ -43,9 +43,9 @@ class Order {
       T* const scratch = scratch_ + worker * columns_;
       for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) * 32 < rows_;) {
         for (int64_t i = task * 32; i < rows_ && i < (task + 1) * 32; ++i) {
-          const T* const z = read_logits(problem, i, columns_, scratch);
-          normalizer_[i] = find_normalizer(z, columns_);
-          likeness_[i] = find_likeness(z, problem.k, normalizer_[i]);
+          const LogitsRow<T> z = read_logits(problem, i, scratch);
+          normalizer_[i] = find_normalizer(z);
+          likeness_[i] = find_likeness(z, normalizer_[i]);
         }
       }
     });

@@ -314,33 +314,52 @@ class Differentiation {
     }
   }
 
-  // The similar pairs of a row in one level: their means, and what their differences weigh.
+  // The similar pairs of a row in one level: their means, and what their differences weigh. A
+  // copy: the loops over a row's vectors store to memory that the compiler cannot tell from
+  // ClassMeans.
   struct SimilarPart {
-    const ClassMeans<T>* means;  // null if there are none
-    int64_t c;
-    T factor, weight;
+    const ClassMeans<T>* means = nullptr;  // null if there are none
+    Panels<T> panels{0, 0};
+    const T *l = nullptr, *p = nullptr, *weighted_l = nullptr, *weighted_p = nullptr;
+    int64_t c = 0;
+    T factor = 0, weight = 0;
+
+    // sum_j w_j (u + u_j) (x - x_j) over the similar j; x is L (kFirst) or P.
+    template <bool kWeighted, bool kFirst>
+    PAIRLOSS_INLINE Vec<T> difference(Vec<T> x, int64_t column) const {
+      const int64_t at = panels.at(column / Panels<T>::kWidth, c) + column % Panels<T>::kWidth;
+      Vec<T> difference = (x - load((kFirst ? l : p) + at)) * weight;
+      if constexpr (kWeighted) difference -= load((kFirst ? weighted_l : weighted_p) + at);
+      return difference;
+    }
   };
 
   template <bool kWeighted>
   SimilarPart similar_part(int64_t g, int64_t i, T u) const {
     const int64_t c = batch_.levels[g].id[i];
-    if (!batch_.has_means() || c < 0) return {nullptr, 0, 0, 0};
+    if (!batch_.has_means() || c < 0) return {};
     const ClassMeans<T>& means = batch_.means_of(g, batch_.partner(batch_.side_of(i)));
-    if (means.size(c) < (problem_.cross ? 1 : 2)) return {nullptr, 0, 0, 0};
+    if (means.size(c) < (problem_.cross ? 1 : 2)) return {};
     T weight = means.weight[c];
     if constexpr (kWeighted) weight = weight * u + means.weighted_weight[c];
-    return {&means, c, static_cast<T>(problem_.levels[g].similar_scale), weight};
+    return {&means,
+            means.panels,
+            means.l,
+            means.p,
+            means.weighted_l,
+            means.weighted_p,
+            c,
+            static_cast<T>(problem_.levels[g].similar_scale),
+            weight};
   }
 
-  // sum_j w_j (u + u_j) (x - x_j) over the similar j; x is L or P.
+  // Also a row's part of the first term.
   template <bool kWeighted>
-  PAIRLOSS_INLINE Vec<T> similar_difference(const SimilarPart& part, Vec<T> x, const T* mean,
-                                            const T* weighted, int64_t column) const {
-    const int64_t at = part.means->at(column, part.c);
-    Vec<T> difference = (x - load(mean + at)) * part.weight;
-    if constexpr (kWeighted) difference -= load(weighted + at);
-    return difference;
-  }
+  struct FirstParts {
+    typename Selected<T>::template Row<kWeighted> w, v;
+    T factor;
+    SimilarPart similar;
+  };
 
   template <bool kWeighted, bool kSecondOnly>
   void finish_row(int64_t i) const {
@@ -354,11 +373,18 @@ class Differentiation {
     for (int64_t t = 0; t < term_count_; ++t) {
       const Term<T>& term = terms_[t];
       Vec<T> p_w{}, l_v{};
-      for_each_vector(panels_, i, [&](int64_t at, int64_t) {
-        const Vec<T> p = load(batch_.p + at), l = load(batch_.l + at);
-        if (sums_w_[side]) p_w += p * term.w.template difference<kWeighted>(l, i, at, u);
-        if (by_v) l_v += l * term.v.template difference<kWeighted>(p, i, at, u);
-      });
+      const auto w_of_row = term.w.template row<kWeighted>(i, u);
+      if (sums_w_[side]) {
+        for_each_vector(panels_, i, [&](int64_t at, int64_t) {
+          p_w += load(batch_.p + at) * w_of_row.difference(load(batch_.l + at), at);
+        });
+      }
+      if (by_v) {
+        const auto v_of_row = term.v.template row<kWeighted>(i, u);
+        for_each_vector(panels_, i, [&](int64_t at, int64_t) {
+          l_v += load(batch_.l + at) * v_of_row.difference(load(batch_.p + at), at);
+        });
+      }
       const double divergence = horizontal_sum<T>(p_w);
       along_p += term.factor * divergence;
       const double margin = is_similar_term(t) ? 0.0 : problem_.margin;
@@ -367,34 +393,37 @@ class Differentiation {
       if (by_v) loss -= horizontal_sum<T>(l_v) - term.v.total_weight(i) * h;
       term.loss[i] = w * loss;
     }
-    for (int64_t g = 0; g < problem_.level_count; ++g) {
-      along_p += finish_similar<kWeighted, kSecondOnly>(g, i, u, w);
+    const FirstParts<kWeighted> parts{terms_[0].w.template row<kWeighted>(i, u),
+                                      terms_[0].v.template row<kWeighted>(i, u), terms_[0].factor,
+                                      similar_part<kWeighted>(0, i, u)};
+    along_p += finish_similar<kWeighted, kSecondOnly>(0, i, w, parts.similar);
+    for (int64_t g = 1; g < problem_.level_count; ++g) {
+      along_p += finish_similar<kWeighted, kSecondOnly>(g, i, w, similar_part<kWeighted>(g, i, u));
     }
     if (problem_.sides[side].grad == nullptr) return;
 
     // The gradient, in the place of L, which is not needed any more.
     const bool infinite = batch_.infinite != nullptr && batch_.infinite[i] != 0;
     const T d = infinite ? static_cast<T>(NAN) : static_cast<T>(along_p);
-    const SimilarPart part = similar_part<kWeighted>(0, i, u);
     Vec<T> sum{};
-    for_each_vector(panels_, i, [&](int64_t at, int64_t column) {
-      const Vec<T> p = load(batch_.p + at);
-      Vec<T> z = differences<kWeighted, false>(i, p, at, column, u, part);
+    const T* const p_of = batch_.p;
+    T* const l_of = batch_.l;
+    for_each_vector(Panels<T>(panels_), i, [&](int64_t at, int64_t column) {
+      const Vec<T> p = load(p_of + at);
+      Vec<T> z = differences<kWeighted, false>(i, p, at, column, u, parts);
       if constexpr (!kSecondOnly) {
-        const Vec<T> l = load(batch_.l + at);
-        z += p * (differences<kWeighted, true>(i, l, at, column, u, part) - d);
+        z += p * (differences<kWeighted, true>(i, load(l_of + at), at, column, u, parts) - d);
       }
       sum += z;
-      store(batch_.l + at, z);
+      store(l_of + at, z);
     });
     // Over the classes a gradient adds up to 0, and what rounding leaves of that sum is taken away
     // by P: where P is nearly one-hot, the largest element is a difference of large numbers.
     const T rest = static_cast<T>(horizontal_sum<T>(sum));
     T* const to = grad_row(i);
-    for_each_vector(panels_, i, [&](int64_t at, int64_t column) {
-      const Vec<T> z = (load(batch_.l + at) - load(batch_.p + at) * rest) * w;
-      const int64_t left = problem_.k - column;
-      __builtin_memcpy(to + column, &z, left < kLanes<T> ? left * sizeof(T) : sizeof z);
+    const int64_t k = problem_.k;
+    for_each_vector(Panels<T>(panels_), i, [&](int64_t at, int64_t column) {
+      store_first(to + column, k - column, (load(l_of + at) - load(p_of + at) * rest) * w);
     });
   }
 
@@ -402,20 +431,17 @@ class Differentiation {
   // and the result F, or P.
   template <bool kWeighted, bool kFirst>
   PAIRLOSS_INLINE Vec<T> differences(int64_t i, Vec<T> x, int64_t at, int64_t column, T u,
-                                     const SimilarPart& part) const {
-    Vec<T> sum{};
-    for (int64_t t = 0; t < term_count_; ++t) {
+                                     const FirstParts<kWeighted>& parts) const {
+    Vec<T> sum = (kFirst ? parts.w : parts.v).difference(x, at) * parts.factor;
+    for (int64_t t = 1; t < term_count_; ++t) {
       const Selected<T>& selected = kFirst ? terms_[t].w : terms_[t].v;
-      sum += selected.template difference<kWeighted>(x, i, at, u) * terms_[t].factor;
+      sum += selected.template row<kWeighted>(i, u).difference(x, at) * terms_[t].factor;
     }
-    const auto add_similar = [&](const SimilarPart& of_level) {
-      if (of_level.means == nullptr) return;
-      const ClassMeans<T>& means = *of_level.means;
-      sum += similar_difference<kWeighted>(of_level, x, kFirst ? means.l : means.p,
-                                           kFirst ? means.weighted_l : means.weighted_p, column) *
-             of_level.factor;
+    const auto add_similar = [&](const SimilarPart& part) {
+      if (part.means == nullptr) return;
+      sum += part.template difference<kWeighted, kFirst>(x, column) * part.factor;
     };
-    add_similar(part);
+    add_similar(parts.similar);
     for (int64_t g = 1; g < problem_.level_count; ++g) {
       add_similar(similar_part<kWeighted>(g, i, u));
     }
@@ -424,11 +450,10 @@ class Differentiation {
 
   // The similar pairs' loss of one level and row; returns their part of P . F.
   template <bool kWeighted, bool kSecondOnly>
-  double finish_similar(int64_t g, int64_t i, T u, T w) const {
+  double finish_similar(int64_t g, int64_t i, T w, const SimilarPart& part) const {
     double& loss = similar_[g * batch_.padded_rows + i];
     loss = 0.0;
     double along_p = 0.0;
-    const SimilarPart part = similar_part<kWeighted>(g, i, u);
     if (part.means != nullptr) {
       const ClassMeans<T>& means = *part.means;
       Vec<T> spread{}, p_first{};
@@ -436,7 +461,7 @@ class Differentiation {
         const Vec<T> p = load(batch_.p + at), l = load(batch_.l + at);
         spread += means.spread(p, l, column, part.c);
         if constexpr (!kSecondOnly) {
-          p_first += p * similar_difference<kWeighted>(part, l, means.l, means.weighted_l, column);
+          p_first += p * part.template difference<kWeighted, true>(l, column);
         }
       });
       along_p = part.factor * horizontal_sum<T>(p_first);

@@ -35,13 +35,13 @@ class ListRows {
     int64_t first = 0;
     while (first < problem.n && incidence.degree(first) == 0) ++first;
     if (first == problem.n) return;
-    const T* const first_row = read_logits(source, first, padded_, reference);
-    const Normalizer<T> normalizer = find_normalizer(first_row, padded_);
+    const LogitsRow<T> first_row = read_logits(source, first, reference);
+    const Normalizer<T> normalizer = find_normalizer(first_row);
     double log_sum = std::log(normalizer.sum);
     const T least = static_cast<T>(log_sum - std::log(static_cast<double>(problem.k)) - 2.0);
-    for (int64_t c = 0; c < padded_; ++c) {
-      const T shifted = first_row[c] - normalizer.largest;
-      reference[c] = shifted >= least ? shifted : least;
+    for (int64_t c = 0; c < padded_; c += kLanes<T>) {
+      const Vec<T> shifted = first_row.at(c) - normalizer.largest;
+      store(reference + c, shifted >= least ? shifted : broadcast(least));
     }
     if (log_sum != log_sum) {  // NaN in this row is no matter of the others
       for (int64_t c = 0; c < padded_; ++c) reference[c] = 0;
@@ -54,8 +54,7 @@ class ListRows {
         const int64_t to = from + kBlock < problem.n ? from + kBlock : problem.n;
         for (int64_t i = from; i < to; ++i) {
           if (incidence.degree(i) == 0) continue;
-          const T* const z = read_logits(source, i, padded_, scratch(worker));
-          make(z, reference, log_sum, p(i), l(i));
+          make(read_logits(source, i, scratch(worker)), reference, log_sum, p(i), l(i));
         }
       }
     });
@@ -73,13 +72,13 @@ class ListRows {
   }
 
   // L keeps -inf of masked classes and of the padding.
-  void make(const T* z, const T* reference, double reference_log_sum, T* p, T* l) const {
+  void make(const LogitsRow<T>& z, const T* reference, double reference_log_sum, T* p, T* l) const {
     constexpr T kSmallest = sizeof(T) == 4 ? T(1.17549435e-38) : T(2.2250738585072014e-308);
-    const Normalizer<T> normalizer = find_normalizer(z, padded_);
+    const Normalizer<T> normalizer = find_normalizer(z);
     const T offset = static_cast<T>(std::log(normalizer.sum) - reference_log_sum);
     const T scale = static_cast<T>(1.0 / normalizer.sum);  // NaN reaches P and L
     for (int64_t c = 0; c < padded_; c += kLanes<T>) {
-      const Vec<T> shifted = load(z + c) - normalizer.largest;
+      const Vec<T> shifted = z.at(c) - normalizer.largest;
       const Vec<T> probability = exp_nonpositive(shifted) * scale;
       store(p + c, probability < kSmallest ? Vec<T>{} : probability);
       store(l + c, (shifted - load(reference + c)) - offset);

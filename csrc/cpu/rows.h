@@ -24,34 +24,31 @@ PAIRLOSS_INLINE float bfloat16_to_float(uint16_t b) {
   return f;
 }
 
-// One row of logits (of the batch, then of the reference set) as T, padded with -inf to whole
-// vectors: where it is, if it is so already, else in z.
+// One row of logits, and -inf beyond the last.
 template <class T>
-const T* read_logits(const Problem& problem, int64_t row, int64_t padded, T* z) {
+struct LogitsRow {
+  const T* z;
+  int64_t k;
+
+  PAIRLOSS_INLINE Vec<T> at(int64_t column) const {
+    return load_first(z + column, k - column, -static_cast<T>(INFINITY));
+  }
+};
+
+// Row `row` of the batch, then of the reference set: where it is, if it is of T, else in scratch.
+template <class T>
+LogitsRow<T> read_logits(const Problem& problem, int64_t row, T* scratch) {
   constexpr Element kSame = sizeof(T) == 4 ? Element::float32 : Element::float64;
   const int64_t batch = problem.sides[0].n, k = problem.k;
   const void* const logits = problem.sides[row < batch ? 0 : 1].logits;
   const int64_t at = (row < batch ? row : row - batch) * k;
-  if (problem.element == kSame && k == padded) return static_cast<const T*>(logits) + at;
-  switch (problem.element) {
-    case Element::float64:
-      for (int64_t c = 0; c < k; ++c)
-        z[c] = static_cast<T>(static_cast<const double*>(logits)[at + c]);
-      break;
-    case Element::float32:
-      __builtin_memcpy(z, static_cast<const float*>(logits) + at, k * sizeof(float));
-      break;
-    case Element::float16:
-      for (int64_t c = 0; c < k; ++c)
-        z[c] = half_to_float(static_cast<const uint16_t*>(logits)[at + c]);
-      break;
-    case Element::bfloat16:
-      for (int64_t c = 0; c < k; ++c)
-        z[c] = bfloat16_to_float(static_cast<const uint16_t*>(logits)[at + c]);
-      break;
+  if (problem.element == kSame) return {static_cast<const T*>(logits) + at, k};
+  for (int64_t c = 0; c < k; ++c) {
+    const uint16_t half = static_cast<const uint16_t*>(logits)[at + c];
+    scratch[c] =
+        problem.element == Element::float16 ? half_to_float(half) : bfloat16_to_float(half);
   }
-  for (int64_t c = k; c < padded; ++c) z[c] = -static_cast<T>(INFINITY);
-  return z;
+  return {scratch, k};
 }
 
 // What a row's P are made with: exp(z - largest) / sum. The sum is NaN if any z is NaN or no z is
@@ -63,17 +60,16 @@ struct Normalizer {
 };
 
 template <class T>
-Normalizer<T> find_normalizer(const T* z, int64_t padded) {
-  Vec<T> largest = load(z);
-  for (int64_t c = kLanes<T>; c < padded; c += kLanes<T>) {
-    const Vec<T> v = load(z + c);
+Normalizer<T> find_normalizer(const LogitsRow<T>& z) {
+  Vec<T> largest = z.at(0);
+  for (int64_t c = kLanes<T>; c < z.k; c += kLanes<T>) {
+    const Vec<T> v = z.at(c);
     largest = v > largest ? v : largest;
   }
   const T max = horizontal_max<T>(largest);
   Vec<T> sum{};
-  for (int64_t c = 0; c < padded; c += kLanes<T>) {
-    const Vec<T> shifted =
-        load(z + c) - max;  // +inf - +inf and -inf - -inf are NaN, as they should be
+  for (int64_t c = 0; c < z.k; c += kLanes<T>) {
+    const Vec<T> shifted = z.at(c) - max;  // +inf - +inf and -inf - -inf are NaN, as they should be
     sum += shifted == shifted ? exp_nonpositive(shifted) : shifted;
   }
   return {max, horizontal_sum<T>(sum)};
@@ -91,13 +87,13 @@ struct Reference {
   double log_sum;
 
   void set(const Problem& problem, const Panels<T>& panels, int64_t row, T* scratch) {
-    const T* const z = read_logits(problem, row, panels.columns, scratch);
-    const Normalizer<T> normalizer = find_normalizer(z, panels.columns);
+    const LogitsRow<T> z = read_logits(problem, row, scratch);
+    const Normalizer<T> normalizer = find_normalizer(z);
     log_sum = std::log(normalizer.sum);
     const T least = static_cast<T>(log_sum - std::log(static_cast<double>(problem.k)) - 2.0);
-    for (int64_t c = 0; c < panels.columns; ++c) {
-      const T of_column = z[c] - normalizer.largest;
-      shifted[c] = of_column > least ? of_column : least;
+    for (int64_t c = 0; c < panels.columns; c += kLanes<T>) {
+      const Vec<T> of_column = z.at(c) - normalizer.largest;
+      store(shifted + c, of_column > least ? of_column : broadcast(least));
     }
   }
 };
@@ -108,18 +104,18 @@ struct RowFlags {
 
 // The first of the largest logits.
 template <class T>
-int64_t find_largest(const T* z, T largest, int64_t k) {
-  for (int64_t c = 0; c < k; c += kLanes<T>) {
-    const uint32_t smaller = greater_mask(broadcast(largest), load(z + c));
+int64_t find_largest(const LogitsRow<T>& z, T largest) {
+  for (int64_t c = 0; c < z.k; c += kLanes<T>) {
+    const uint32_t smaller = greater_mask(broadcast(largest), z.at(c));
     const uint32_t others = ~smaller & ((uint64_t{1} << kLanes<T>)-1);
-    if (others != 0) return c + __builtin_ctz(others) < k ? c + __builtin_ctz(others) : k - 1;
+    if (others != 0) return c + __builtin_ctz(others) < z.k ? c + __builtin_ctz(others) : z.k - 1;
   }
-  return k - 1;
+  return z.k - 1;
 }
 
 // See Likeness.
 template <class T>
-Likeness find_likeness(const T* z, int64_t k, const Normalizer<T>& normalizer) {
+Likeness find_likeness(const LogitsRow<T>& z, const Normalizer<T>& normalizer) {
   // The odds (1 - p) / p of the largest p, in eighths of octaves: exponent and three bits of a
   // float. Also among confident rows KL depends on how little they leave to the other classes.
   const float odds = static_cast<float>(normalizer.sum - 1.0);
@@ -128,7 +124,7 @@ Likeness find_likeness(const T* z, int64_t k, const Normalizer<T>& normalizer) {
   __builtin_memcpy(&bits, &odds, sizeof bits);
   const uint32_t eighths = odds > 0 ? bits >> 20 : 0;
   const uint32_t above = eighths > kLeast ? eighths - kLeast : 0;
-  return {static_cast<int32_t>(find_largest(z, normalizer.largest, k)),
+  return {static_cast<int32_t>(find_largest(z, normalizer.largest)),
           static_cast<uint8_t>(above < 255 ? above : 255)};
 }
 
@@ -143,15 +139,15 @@ RowFlags make_row(const Problem& problem, const Panels<T>& panels, const Referen
   // Smaller P are 0: they are subnormal, and slow.
   constexpr T kSmallest = sizeof(T) == 4 ? T(1.17549435e-38) : T(2.2250738585072014e-308);
 
-  const T* const z = read_logits(problem, row, panels.columns, scratch);
-  const Normalizer<T> normalizer = known != nullptr ? *known : find_normalizer(z, panels.columns);
+  const LogitsRow<T> z = read_logits(problem, row, scratch);
+  const Normalizer<T> normalizer = known != nullptr ? *known : find_normalizer(z);
   const double log_sum = std::log(normalizer.sum);
   const T offset = static_cast<T>(log_sum - reference.log_sum);
   const T scale = static_cast<T>(1.0 / normalizer.sum);
   const Vec<T> infinite = broadcast(-static_cast<T>(INFINITY));
   Vec<T> entropy{}, masked{};
   for_each_vector(panels, position, [&](int64_t at, int64_t column) {
-    const Vec<T> shifted = load(z + column) - normalizer.largest;
+    const Vec<T> shifted = z.at(column) - normalizer.largest;
     const auto is_masked = shifted == infinite;
     Vec<T> log_p = (shifted - load(reference.shifted + column)) - offset;
     log_p = log_p > kLeast ? log_p : broadcast(kLeast);

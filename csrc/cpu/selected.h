@@ -69,17 +69,29 @@ struct Selected {
     return weight[row * kLanes<T>];
   }
 
-  // sum_j w_j (u + u_j) (x - x_j) of one vector, or without row weights sum_j w_j (x - x_j).
+  // The differences of one row to its partners.
   template <bool kWeighted>
-  PAIRLOSS_INLINE Vec<T> difference(Vec<T> x, int64_t row, int64_t at, T u) const {
-    if (count[row] == 0) return Vec<T>{};
-    const T n = total_weight(row);
-    if constexpr (kWeighted) {
-      return x * (u * n + weighted_weight[row * kLanes<T>]) -
-             (load(sum + at) * u + load(weighted_sum + at));
-    } else {
-      return x * n - load(sum + at);
+  struct Row {
+    const T *sum, *weighted_sum;
+    T weight, u;  // weight: of all pairs; 0 without any, whose sums have never been written
+
+    // sum_j w_j (u + u_j) (x - x_j) of one vector, or without row weights sum_j w_j (x - x_j).
+    PAIRLOSS_INLINE Vec<T> difference(Vec<T> x, int64_t at) const {
+      if (sum == nullptr) return Vec<T>{};
+      if constexpr (kWeighted) {
+        return x * weight - (load(sum + at) * u + load(weighted_sum + at));
+      } else {
+        return x * weight - load(sum + at);
+      }
     }
+  };
+
+  template <bool kWeighted>
+  Row<kWeighted> row(int64_t row, T u) const {
+    if (count[row] == 0) return {nullptr, nullptr, 0, 0};
+    T weight = total_weight(row);
+    if constexpr (kWeighted) weight = u * weight + weighted_weight[row * kLanes<T>];
+    return {sum, weighted_sum, weight, u};
   }
 };
 

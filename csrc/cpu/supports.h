@@ -17,14 +17,14 @@ class Supports {
                const T* p, T* scratch) {
     uint64_t *positive = positive_ + position * words_, *allowed = allowed_ + position * words_;
     for (int64_t w = 0; w < words_; ++w) positive[w] = allowed[w] = 0;
-    const T* const z = read_logits(problem, row, panels.columns, scratch);
-    const T largest = find_normalizer(z, panels.columns).largest;
+    const LogitsRow<T> logits = read_logits(problem, row, scratch);
+    const T largest = find_normalizer(logits).largest;
     for (int64_t c = 0; c < problem.k; ++c) {
       const int64_t panel = c / Panels<T>::kWidth;
       const uint64_t bit = uint64_t{1} << c % 64;
       if (p[panels.at(panel, position) + c % Panels<T>::kWidth] > 0) positive[c / 64] |= bit;
       // As in make_row: a finite logit may be too far below the largest.
-      if (z[c] - largest > -static_cast<T>(INFINITY)) allowed[c / 64] |= bit;
+      if (logits.z[c] - largest > -static_cast<T>(INFINITY)) allowed[c / 64] |= bit;
     }
   }
 

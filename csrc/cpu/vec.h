@@ -37,6 +37,24 @@ PAIRLOSS_INLINE Vec<T> load(const T* from) {
   return v;
 }
 
+// The first `count` lanes, or all where it is more; `rest` in the others.
+template <class T>
+PAIRLOSS_INLINE Vec<T> load_first(const T* from, int64_t count, T rest) {
+#if PAIRLOSS_VECTOR_BYTES == 64
+  const uint32_t lanes = count < kLanes<T> ? (1u << count) - 1 : (1u << kLanes<T>)-1;
+  if constexpr (sizeof(T) == 4) {
+    return (Vec<T>)_mm512_mask_loadu_ps(_mm512_set1_ps(rest), lanes, from);
+  } else {
+    return (Vec<T>)_mm512_mask_loadu_pd(_mm512_set1_pd(rest), lanes, from);
+  }
+#else
+  if (count >= kLanes<T>) return load(from);
+  Vec<T> v;
+  for (int64_t l = 0; l < kLanes<T>; ++l) v[l] = l < count ? from[l] : rest;
+  return v;
+#endif
+}
+
 template <class T>
 PAIRLOSS_INLINE void store(T* to, Vec<T> v) {
   __builtin_memcpy(to, &v, sizeof v);
@@ -45,6 +63,22 @@ PAIRLOSS_INLINE void store(T* to, Vec<T> v) {
 template <class T>
 PAIRLOSS_INLINE Vec<T> broadcast(T x) {
   return x - Vec<T>{};
+}
+
+// The first `count` lanes, or all where it is more.
+template <class T>
+PAIRLOSS_INLINE void store_first(T* to, int64_t count, Vec<T> v) {
+#if PAIRLOSS_VECTOR_BYTES == 64
+  const uint32_t lanes = count < kLanes<T> ? (1u << count) - 1 : (1u << kLanes<T>)-1;
+  if constexpr (sizeof(T) == 4) {
+    _mm512_mask_storeu_ps(to, lanes, (__m512)v);
+  } else {
+    _mm512_mask_storeu_pd(to, lanes, (__m512d)v);
+  }
+#else
+  if (count >= kLanes<T>) return store(to, v);
+  for (int64_t l = 0; l < count; ++l) to[l] = v[l];
+#endif
 }
 
 // Bit l is set where a[l] > b[l].

@@ -177,6 +177,30 @@ def test_selected_sums(
     """Panels of 1 to 4 vectors; 7 are one panel of 4 and one of 3."""
     rng = np.random.default_rng([rows, words, vectors])
     columns = whitebox.panel_width(isa, dtype == np.float64) // 4 * vectors - 1
+    check_selected_sums(whitebox, isa, rng, rows, words, columns, kind, dtype)
+
+
+@pytest.mark.parametrize("kind", ["few", "half", "mixed"])
+@pytest.mark.parametrize(("rows", "words"), [(31, 2), (65, 3), (256, 8)])
+@pytest.mark.parametrize("columns", [1, 2, 5, 6, 33, 34, 37, 38, 69])
+def test_selected_sums_of_few_last_columns(
+    whitebox: ModuleType, isa: int, columns: int, rows: int, words: int, kind: str
+) -> None:
+    """The matrix unit has up to five with their three parts side by side."""
+    rng = np.random.default_rng([rows, words, columns])
+    check_selected_sums(whitebox, isa, rng, rows, words, columns, kind, np.float32)
+
+
+def check_selected_sums(
+    whitebox: ModuleType,
+    isa: int,
+    rng: np.random.Generator,
+    rows: int,
+    words: int,
+    columns: int,
+    kind: str,
+    dtype: type,
+) -> None:
     source = rng.standard_normal((words * 32, columns)).astype(dtype)
     destination = rng.standard_normal((rows, columns)).astype(dtype)
     bits = rng.random((rows, words * 32)) < np.repeat(densities(words, kind), 32)
