@@ -38,15 +38,12 @@ class Order {
         memory_(wanted_ ? lay_out(Arena(), workers) : 1, false) {
     if (!wanted_) return;
     lay_out(Arena(memory_.data()), workers);
-    std::atomic<int64_t> next{0};
-    on_every_worker(workers, [&](int64_t worker) {
+    for_each_task(workers, (rows_ + 31) / 32, [&](int64_t worker, int64_t task) {
       T* const scratch = scratch_ + worker * columns_;
-      for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) * 32 < rows_;) {
-        for (int64_t i = task * 32; i < rows_ && i < (task + 1) * 32; ++i) {
-          const LogitsRow<T> z = read_logits(problem, i, scratch);
-          normalizer_[i] = find_normalizer(z);
-          likeness_[i] = find_likeness(z, normalizer_[i]);
-        }
+      for (int64_t i = task * 32; i < rows_ && i < (task + 1) * 32; ++i) {
+        const LogitsRow<T> z = read_logits(problem, i, scratch);
+        normalizer_[i] = find_normalizer(z);
+        likeness_[i] = find_likeness(z, normalizer_[i]);
       }
     });
   }
@@ -207,30 +204,24 @@ Health make_rows(Batch<T>& batch, Tiles& tiles, RowFlags& flags) {
                 batch.scratch[0].z);
   tiles.set_rows(batch.p, batch.l, batch.h, reference);
   std::atomic<bool> nan{false}, masked{false};
-  std::atomic<int64_t> next{0};
-  const int64_t tasks = batch.padded_rows / 32;
-  on_every_worker(tasks > 1 ? batch.workers : Workers{}, [&](int64_t worker) {
-    const Scratch<T>& scratch = batch.scratch[worker];
-    for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) {
-      for (int64_t i = task * 32; i < (task + 1) * 32; ++i) {
-        if (batch.is_row(i)) {
-          const int64_t of = batch.row[i];
-          const RowFlags row =
-              make_row(problem, batch.panels, reference, batch.order.normalizer(of), of, i,
-                       scratch.z, batch.p, batch.l, batch.h);
-          if (row.nan) nan.store(true, std::memory_order_relaxed);
-          if (row.masked) masked.store(true, std::memory_order_relaxed);
-        } else {
-          batch.h[i] = 0;
-          for_each_vector(batch.panels, i, [&](int64_t at, int64_t) {
-            store(batch.p + at, Vec<T>{});
-            store(batch.l + at, Vec<T>{});
-          });
-        }
-        set_labels(batch, i);
+  for_each_task(batch.workers, batch.padded_rows / 32, [&](int64_t worker, int64_t task) {
+    for (int64_t i = task * 32; i < (task + 1) * 32; ++i) {
+      if (batch.is_row(i)) {
+        const int64_t of = batch.row[i];
+        const RowFlags row = make_row(problem, batch.panels, reference, batch.order.normalizer(of),
+                                      of, i, batch.scratch[worker].z, batch.p, batch.l, batch.h);
+        if (row.nan) nan.store(true, std::memory_order_relaxed);
+        if (row.masked) masked.store(true, std::memory_order_relaxed);
+      } else {
+        batch.h[i] = 0;
+        for_each_vector(batch.panels, i, [&](int64_t at, int64_t) {
+          store(batch.p + at, Vec<T>{});
+          store(batch.l + at, Vec<T>{});
+        });
       }
-      if (batch.has_scores()) tiles.pack(task * 32);
+      set_labels(batch, i);
     }
+    if (batch.has_scores()) tiles.pack(task * 32);
   });
   flags = {nan.load(), masked.load()};
   return flags.nan ? Health::nan : Health::fine;

@@ -77,7 +77,8 @@ class Differentiation {
     infinities_ = infinities ? &*infinities : nullptr;
 
     if (batch_.has_scores()) {
-      Schedule schedule(batch_.first_block[1], batch_.blocks() - batch_.first_block[1]);
+      Schedule schedule(batch_.first_block[1], batch_.blocks() - batch_.first_block[1],
+                        batch_.workers.count);
       for_each_tile(batch_.workers, schedule, [&](int64_t worker, const Tile& tile) {
         add_tile(batch_.scratch[worker], tile, schedule.row_turn(tile), schedule.column_turn(tile));
       });

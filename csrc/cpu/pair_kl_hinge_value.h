@@ -73,7 +73,8 @@ class Evaluation {
     for (int64_t i = 0; i < entries; ++i) dissimilar_[i] = 0.0, active_[i] = 0;
     for (int64_t i = 0; i < batch_.padded_rows; ++i) similar_[i] = by_row_[i] = by_column_[i] = 0.0;
     if (batch_.has_scores()) {
-      Schedule schedule(batch_.first_block[1], batch_.blocks() - batch_.first_block[1]);
+      Schedule schedule(batch_.first_block[1], batch_.blocks() - batch_.first_block[1],
+                        batch_.workers.count);
       for_each_tile(batch_.workers, schedule, [&](int64_t worker, const Tile& tile) {
         add_tile(worker, tile, schedule.row_turn(tile), schedule.column_turn(tile));
       });

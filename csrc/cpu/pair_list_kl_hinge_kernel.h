@@ -48,14 +48,11 @@ class ListRows {
       log_sum = 0.0;
     }
 
-    std::atomic<int64_t> next{0};
-    on_every_worker(workers, [&](int64_t worker) {
-      for (int64_t from; (from = next.fetch_add(kBlock, std::memory_order_relaxed)) < problem.n;) {
-        const int64_t to = from + kBlock < problem.n ? from + kBlock : problem.n;
-        for (int64_t i = from; i < to; ++i) {
-          if (incidence.degree(i) == 0) continue;
-          make(read_logits(source, i, scratch(worker)), reference, log_sum, p(i), l(i));
-        }
+    const int64_t tasks = (problem.n + kBlock - 1) / kBlock;
+    for_each_task(workers, tasks, [&](int64_t worker, int64_t task) {
+      for (int64_t i = task * kBlock; i < problem.n && i < (task + 1) * kBlock; ++i) {
+        if (incidence.degree(i) == 0) continue;
+        make(read_logits(source, i, scratch(worker)), reference, log_sum, p(i), l(i));
       }
     });
   }
@@ -238,22 +235,19 @@ void run_pair_list(const PairListProblem& problem, const Workers& workers, const
   const ListRows<T> rows(problem, workers);
   const PairListPass<T> pass(problem, rows, row_weights);
   constexpr int64_t kBlock = ListRows<T>::kBlock;
-  std::atomic<int64_t> next{0};
-  on_every_worker(workers, [&](int64_t) {
-    std::optional<RowGradient<T>> gradient;
-    if (grad != nullptr) gradient.emplace(rows.padded());
-    for (int64_t from; (from = next.fetch_add(kBlock, std::memory_order_relaxed)) < problem.n;) {
-      const int64_t to = from + kBlock < problem.n ? from + kBlock : problem.n;
-      for (int64_t i = from; i < to; ++i) {
-        if (problem.incidence->degree(i) == 0) {
-          sums[i] = {};
-          for (int64_t c = 0; grad != nullptr && c < problem.k; ++c) grad[i * problem.k + c] = 0;
-          continue;
-        }
-        if (gradient) gradient->clear();
-        sums[i] = pass.row(i, gradient ? &*gradient : nullptr);
-        if (gradient) gradient->write(rows.p(i), problem.k, grad + i * problem.k);
+  std::vector<std::optional<RowGradient<T>>> gradients(workers.count);
+  for_each_task(workers, (problem.n + kBlock - 1) / kBlock, [&](int64_t worker, int64_t task) {
+    std::optional<RowGradient<T>>& gradient = gradients[worker];
+    if (grad != nullptr && !gradient) gradient.emplace(rows.padded());
+    for (int64_t i = task * kBlock; i < problem.n && i < (task + 1) * kBlock; ++i) {
+      if (problem.incidence->degree(i) == 0) {
+        sums[i] = {};
+        for (int64_t c = 0; grad != nullptr && c < problem.k; ++c) grad[i * problem.k + c] = 0;
+        continue;
       }
+      if (gradient) gradient->clear();
+      sums[i] = pass.row(i, gradient ? &*gradient : nullptr);
+      if (gradient) gradient->write(rows.p(i), problem.k, grad + i * problem.k);
     }
   });
 }

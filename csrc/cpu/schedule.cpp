@@ -9,35 +9,48 @@ struct Blocks {
   int64_t row, column;
 };
 
-// Number `index` of rows x columns, in Latin-square order.
-Blocks latin_square(int64_t index, int64_t rows, int64_t columns) {
-  const int64_t side = std::min(rows, columns);
-  const int64_t step = index / side, at = index % side;
+// Tile `at` of a step of rows x columns, in Latin-square order.
+Blocks latin_square(int64_t step, int64_t at, int64_t rows, int64_t columns) {
   return rows <= columns ? Blocks{at, (at + step) % columns} : Blocks{(at + step) % rows, at};
 }
 
 }  // namespace
 
-Schedule::Schedule(int64_t batch_blocks, int64_t ref_blocks)
+Schedule::Schedule(int64_t batch_blocks, int64_t ref_blocks, int64_t workers)
     : batch_blocks_(batch_blocks),
       ref_blocks_(ref_blocks),
       blocks_(batch_blocks + ref_blocks),
+      side_(ref_blocks > 0 ? std::min(batch_blocks, ref_blocks) : batch_blocks),
       tiles_(batch_blocks * (ref_blocks > 0 ? 2 * ref_blocks : batch_blocks)),
       turns_(new Turn[2 * blocks_]),
-      handed_out_(2 * blocks_, 0) {}
+      handed_out_(2 * blocks_, 0),
+      next_(workers) {}
 
-bool Schedule::next(Tile& tile) {
+// The first tile of the step that is left, from the worker's own on.
+int64_t Schedule::take_of_step(int64_t worker) {
+  const auto workers = static_cast<int64_t>(next_.size());
+  if (taken_ % side_ == 0) {
+    for (int64_t w = 0; w < workers; ++w) next_[w] = first_of_worker(w, workers, side_);
+  }
+  ++taken_;
+  while (next_[worker] == first_of_worker(worker + 1, workers, side_)) {
+    worker = (worker + 1) % workers;
+  }
+  return next_[worker]++;
+}
+
+bool Schedule::next(int64_t worker, Tile& tile) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (next_ == tiles_) return false;
-  const int64_t index = next_++, crossing = batch_blocks_ * ref_blocks_;
+  if (taken_ == tiles_) return false;
+  const int64_t step = taken_ / side_, at = take_of_step(worker);
   Blocks blocks;
   if (ref_blocks_ == 0) {
-    blocks = latin_square(index, batch_blocks_, batch_blocks_);
-  } else if (index < crossing) {
-    blocks = latin_square(index, batch_blocks_, ref_blocks_);
+    blocks = latin_square(step, at, batch_blocks_, batch_blocks_);
+  } else if (const int64_t crossing = std::max(batch_blocks_, ref_blocks_); step < crossing) {
+    blocks = latin_square(step, at, batch_blocks_, ref_blocks_);
     blocks.column += batch_blocks_;
   } else {
-    blocks = latin_square(index - crossing, ref_blocks_, batch_blocks_);
+    blocks = latin_square(step - crossing, at, ref_blocks_, batch_blocks_);
     blocks.row += batch_blocks_;
   }
   tile = {blocks.row, blocks.column, handed_out_[blocks.row]++,

@@ -4,10 +4,11 @@
 // depend on their order, so every block must receive its addends in one fixed order, whichever
 // thread computes them. The tiles are taken in Latin-square order: step s works on (R, R + s mod B)
 // for all R, so within a step no two tiles share a row block or a column block, and threads seldom
-// wait for each other. A tile is told, when it is handed out, how many tiles added to each of its
-// blocks before it; a counter per block holds back one that comes too early. The tile that is
-// waited for has always been handed out before: there is no deadlock, also when one thread does
-// everything.
+// wait for each other. Within a step a worker takes the rows R that are its own first, whose
+// accumulators it then has in its cache; the order of a block's tiles is the same. A tile is told,
+// when it is handed out, how many tiles added to each of its blocks before it; a counter per block
+// holds back one that comes too early. The tile that is waited for has always been handed out
+// before: there is no deadlock, also when one thread does everything.
 #pragma once
 
 #include <atomic>
@@ -42,20 +43,23 @@ struct Tile {
 // of the reference set, in both directions.
 class Schedule {
  public:
-  Schedule(int64_t batch_blocks, int64_t ref_blocks);
+  Schedule(int64_t batch_blocks, int64_t ref_blocks, int64_t workers);
 
-  // The next tile, or false after the last. By any thread.
-  bool next(Tile& tile);
+  // A worker's next tile, or false after the last. By any thread.
+  bool next(int64_t worker, Tile& tile);
 
   Turn& row_turn(const Tile& tile) { return turns_[tile.row_block]; }
   Turn& column_turn(const Tile& tile) { return turns_[blocks_ + tile.column_block]; }
   int64_t tiles() const { return tiles_; }
 
  private:
-  int64_t batch_blocks_, ref_blocks_, blocks_, tiles_;
+  int64_t take_of_step(int64_t worker);
+
+  int64_t batch_blocks_, ref_blocks_, blocks_, side_, tiles_;
   std::unique_ptr<Turn[]> turns_;    // of row blocks, then of column blocks
   std::vector<int64_t> handed_out_;  // likewise: tiles so far
-  int64_t next_ = 0;
+  std::vector<int64_t> next_;        // of each worker's own tiles of the step
+  int64_t taken_ = 0;                // of all tiles
   std::mutex mutex_;
 };
 
@@ -64,7 +68,7 @@ class Schedule {
 template <class Body>
 void for_each_tile(const Workers& workers, Schedule& schedule, Body&& body) {
   on_every_worker(schedule.tiles() > 1 ? workers : Workers{}, [&](int64_t worker) {
-    for (Tile tile; schedule.next(tile);) body(worker, tile);
+    for (Tile tile; schedule.next(worker, tile);) body(worker, tile);
   });
 }
 

@@ -4,6 +4,8 @@
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
+#include <type_traits>
 
 namespace pairloss::cpu {
 
@@ -27,12 +29,33 @@ void on_every_worker(const Workers& workers, Body&& body) {
       &body);
 }
 
-// body(task) for task = 0 .. tasks - 1, handed out one by one.
+// The first of `count` things that are worker `worker`'s own, of `workers`. A worker begins with
+// its own and then helps the others: so it finds in its cache what it wrote one stage before.
+constexpr int64_t first_of_worker(int64_t worker, int64_t workers, int64_t count) {
+  return worker * count / workers;
+}
+
+// body(task), or body(worker, task), for task = 0 .. tasks - 1, handed out one by one.
 template <class Body>
 void for_each_task(const Workers& workers, int64_t tasks, Body&& body) {
-  std::atomic<int64_t> next{0};
-  on_every_worker(tasks > 1 ? workers : Workers{}, [&](int64_t) {
-    for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) body(task);
+  struct alignas(64) Next {
+    std::atomic<int64_t> task;
+  };
+  const Workers used = tasks > 1 ? workers : Workers{};
+  const std::unique_ptr<Next[]> next(new Next[used.count]);
+  for (int64_t w = 0; w < used.count; ++w) next[w].task = first_of_worker(w, used.count, tasks);
+  on_every_worker(used, [&](int64_t worker) {
+    for (int64_t i = 0; i < used.count; ++i) {
+      const int64_t owner = (worker + i) % used.count;
+      const int64_t end = first_of_worker(owner + 1, used.count, tasks);
+      for (int64_t task; (task = next[owner].task.fetch_add(1, std::memory_order_relaxed)) < end;) {
+        if constexpr (std::is_invocable_v<Body, int64_t, int64_t>) {
+          body(worker, task);
+        } else {
+          body(task);
+        }
+      }
+    }
   });
 }
 

@@ -29,10 +29,15 @@ struct Accumulators {
   }
 };
 
-std::vector<TileTuple> all_tiles(int64_t batch_blocks, int64_t ref_blocks) {
-  Schedule schedule(batch_blocks, ref_blocks);
+// As they are handed out to the workers of `turns`, which come one after the other, again and
+// again.
+std::vector<TileTuple> all_tiles(int64_t batch_blocks, int64_t ref_blocks, int64_t workers,
+                                 const std::vector<int64_t>& turns) {
+  Schedule schedule(batch_blocks, ref_blocks, workers);
   std::vector<TileTuple> tiles;
-  for (Tile tile; schedule.next(tile);) tiles.emplace_back(tile.row_block, tile.column_block);
+  for (Tile tile; schedule.next(turns[tiles.size() % turns.size()], tile);) {
+    tiles.emplace_back(tile.row_block, tile.column_block);
+  }
   return tiles;
 }
 
@@ -51,7 +56,7 @@ std::pair<std::vector<std::vector<int64_t>>, std::vector<std::vector<int64_t>>> 
     }
   };
   const Workers workers = make_workers(count, how);
-  Schedule schedule(batch_blocks, ref_blocks);
+  Schedule schedule(batch_blocks, ref_blocks, count);
   for_each_tile(workers, schedule, [&](int64_t worker, const Tile& tile) {
     if (worker < 0 || worker >= count) known = false;
     Turn &row_turn = schedule.row_turn(tile), &column_turn = schedule.column_turn(tile);
@@ -79,10 +84,18 @@ std::vector<int64_t> run_tasks(int64_t tasks, int64_t count, const std::string& 
   return {runs.begin(), runs.end()};
 }
 
+// The tasks in the order in which workers that run one after the other take them.
+std::vector<int64_t> order_of_tasks(int64_t tasks, int64_t count, const std::string& how) {
+  std::vector<int64_t> order;
+  for_each_task(make_workers(count, how), tasks, [&](int64_t task) { order.push_back(task); });
+  return order;
+}
+
 }  // namespace
 
 void bind_schedule(pybind11::module_& m) {
   m.def("all_tiles", &all_tiles);
+  m.def("order_of_tasks", &order_of_tasks);
   const pybind11::call_guard<pybind11::gil_scoped_release> without_gil;
   m.def("run_schedule", &run_schedule, without_gil);
   m.def("run_tasks", &run_tasks, without_gil);

@@ -18,7 +18,7 @@ def expected_tiles(batch: int, reference: int) -> set[tuple[int, int]]:
 
 @pytest.mark.parametrize(("batch", "reference"), SIZES)
 def test_every_tile_once(whitebox: ModuleType, batch: int, reference: int) -> None:
-    tiles = whitebox.all_tiles(batch, reference)
+    tiles = whitebox.all_tiles(batch, reference, 1, [0])
     assert len(set(tiles)) == len(tiles)
     assert set(tiles) == expected_tiles(batch, reference)
 
@@ -28,7 +28,7 @@ def test_neighbouring_tiles_share_no_block(
     whitebox: ModuleType, batch: int, reference: int
 ) -> None:
     """So that threads seldom wait: as many in a row as the narrower side allows."""
-    tiles = whitebox.all_tiles(batch, reference)
+    tiles = whitebox.all_tiles(batch, reference, 1, [0])
     side = min(batch, reference) if reference else batch
     for at in range(0, len(tiles), side):
         rows, columns = zip(*tiles[at : at + side], strict=True)
@@ -44,13 +44,39 @@ def test_every_block_in_order(
     """Though the tiles take between 0 and 500 microseconds each."""
     pause = 500 if how == "threads" else 0
     rows, columns = whitebox.run_schedule(batch, reference, workers, how, pause)
-    tiles = whitebox.all_tiles(batch, reference)
+    tiles = whitebox.all_tiles(batch, reference, 1, [0])
     for block in range(batch + reference):
         assert rows[block] == [column for row, column in tiles if row == block]
         assert columns[block] == [row for row, column in tiles if column == block]
+
+
+def test_workers_take_rows_of_their_own_first(whitebox: ModuleType) -> None:
+    tiles = whitebox.all_tiles(8, 0, 2, [0, 1])
+    assert {row for row, _ in tiles[0::2]} == {0, 1, 2, 3}
+    assert {row for row, _ in tiles[1::2]} == {4, 5, 6, 7}
+
+
+@pytest.mark.parametrize(("batch", "reference"), SIZES)
+@pytest.mark.parametrize("turns", [[2], [1, 0, 2], [0, 0, 0, 1]])
+def test_steps_are_the_same_for_any_workers(
+    whitebox: ModuleType, batch: int, reference: int, turns: list[int]
+) -> None:
+    """Each with the same tiles, though in another order: no block's turns change."""
+    tiles = whitebox.all_tiles(batch, reference, 3, turns)
+    expected = whitebox.all_tiles(batch, reference, 1, [0])
+    side = min(batch, reference) if reference else batch
+    for at in range(0, len(expected), side):
+        assert set(tiles[at : at + side]) == set(expected[at : at + side])
+    assert len(tiles) == len(expected)
 
 
 @pytest.mark.parametrize("how", ["threads", "serial", "reversed"])
 @pytest.mark.parametrize("tasks", [0, 1, 2, 1000])
 def test_every_task_once(whitebox: ModuleType, tasks: int, how: str) -> None:
     assert whitebox.run_tasks(tasks, 4, how) == [1] * tasks
+
+
+def test_workers_take_tasks_of_their_own_first(whitebox: ModuleType) -> None:
+    assert whitebox.order_of_tasks(7, 2, "serial") == [0, 1, 2, 3, 4, 5, 6]
+    assert whitebox.order_of_tasks(7, 2, "reversed") == [3, 4, 5, 6, 0, 1, 2]
+    assert whitebox.order_of_tasks(2, 4, "reversed") == [1, 0]
