@@ -179,18 +179,20 @@ struct AmxTiles {
           p_hi[half] = round_to_bfloat16(p_r), p_lo[half] = round_to_bfloat16(p_r - p_hi[half]);
           l_hi[half] = round_to_bfloat16(log_p), l_lo[half] = round_to_bfloat16(log_p - l_hi[half]);
         }
-        uint16_t* const to_p = p_tile(row, step) + r * kTileDepth;
-        uint16_t* const to_l = l_tile(row, step) + r * 2;
+        uint16_t *const to_p = p_tile(row, step) + r * kTileDepth, *const to_l = l_tile(row, step) +
+                                                                                 r * kTileDepth;
         if (is_abreast) {
           _mm512_storeu_si512(to_p, place_abreast(narrow(p_hi[0], p_lo[0]), 0, kTileRows));
-          store_column(to_l, place_abreast(narrow(l_hi[0], l_lo[0]), kTileRows, 0));
+          _mm512_storeu_si512(to_l, place_abreast(narrow(l_hi[0], l_lo[0]), kTileRows, 0));
         } else {
           _mm512_storeu_si512(to_p, narrow(p_hi[0], p_hi[1]));
           _mm512_storeu_si512(to_p + kTileElements, narrow(p_lo[0], p_lo[1]));
-          store_column(to_l, narrow(l_hi[0], l_hi[1]));
-          store_column(to_l + kTileElements, narrow(l_lo[0], l_lo[1]));
+          _mm512_storeu_si512(to_l, narrow(l_hi[0], l_hi[1]));
+          _mm512_storeu_si512(to_l + kTileElements, narrow(l_lo[0], l_lo[1]));
         }
       }
+      transpose_tile(l_tile(row, step));
+      if (!is_abreast) transpose_tile(l_tile(row, step) + kTileElements);
     }
     // log P was rounded when the reference was subtracted and added.
     constexpr double kRounding = 4e-6;
@@ -320,10 +322,11 @@ struct AmxTiles {
   }
 
   // A row of L is a column of a B-tile, by pairs of units.
-  PAIRLOSS_INLINE static void store_column(uint16_t* to, __m512i units) {
-    const __m512i place =
-        _mm512_setr_epi32(0, 16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240);
-    _mm512_i32scatter_epi32(to, place, units, 4);
+  PAIRLOSS_INLINE static void transpose_tile(uint16_t* tile) {
+    __m512i rows[kTileRows];
+    for (int64_t r = 0; r < kTileRows; ++r) rows[r] = _mm512_loadu_si512(tile + r * kTileDepth);
+    transpose_16x16(rows);
+    for (int64_t r = 0; r < kTileRows; ++r) _mm512_storeu_si512(tile + r * kTileDepth, rows[r]);
   }
 
   // hi hi + hi lo + lo hi of 32 rows and 32 columns, summed over some steps, in tiles 0 to 3.

@@ -273,14 +273,19 @@ void find_id_ranges(const Batch<T>& batch) {
 template <class T>
 void make_means(const Batch<T>& batch, const T* wu, bool rests) {
   if (!batch.has_means()) return;
-  const int64_t panels = batch.panels.count(), tables = 2 * batch.problem.level_count;
-  for_each_task(batch.workers, tables * panels, [&](int64_t task) {
-    average_classes(batch.panels, batch.l, batch.p, batch.weight, wu, task % panels,
-                    batch.means[task / panels]);
-  });
-  if (!rests) return;
-  for (int64_t t = 0; t < tables; ++t) {
+  constexpr int64_t kMostGroups = 64;  // of classes, which lie in the order of the rows
+  const int64_t panels = batch.panels.count();
+  for (int64_t t = 0; t < 2 * batch.problem.level_count; ++t) {
     const ClassMeans<T>& means = batch.means[t];
+    if (means.begin[means.classes] == 0) continue;
+    const int64_t groups = std::min(means.classes, kMostGroups);
+    for_each_task(batch.workers, groups * panels, [&](int64_t task) {
+      const int64_t group = task / panels;
+      const Span classes{group * means.classes / groups, (group + 1) * means.classes / groups};
+      average_classes(batch.panels, batch.l, batch.p, batch.weight, wu, task % panels, classes,
+                      means);
+    });
+    if (!rests) continue;
     for_each_task(batch.workers, means.classes, [&](int64_t c) {
       means.rest[c] = spread_of_class(batch.panels, batch.l, batch.p, batch.weight, means, c);
     });

@@ -3,6 +3,7 @@
 
 namespace pairloss::cpu::PAIRLOSS_ISA {
 
+typedef uint32_t FourWords __attribute__((vector_size(16)));
 typedef uint32_t EightWords __attribute__((vector_size(32)));
 
 // The transpose of 32 x 32 bits, in five rounds that swap blocks of 16, 8, 4, 2 and 1 (Warren,
@@ -20,29 +21,39 @@ PAIRLOSS_INLINE void transpose_32x32(Word (&a)[32]) {
   }
 }
 
+// 32 rows of neighbouring blocks: from[i * words], and to[i * transposed_words] of each block.
+template <class Word>
+PAIRLOSS_INLINE void transpose_blocks(const uint32_t* from, int64_t words, uint32_t* to,
+                                      int64_t transposed_words) {
+  constexpr int64_t kBlocks = sizeof(Word) / sizeof(uint32_t);
+  Word block[32];
+  for (int i = 0; i < 32; ++i) __builtin_memcpy(&block[i], from + i * words, sizeof(Word));
+  transpose_32x32(block);
+  for (int64_t b = 0; b < kBlocks; ++b) {
+    for (int i = 0; i < 32; ++i) {
+      __builtin_memcpy(to + (b * 32 + i) * transposed_words,
+                       reinterpret_cast<const char*>(&block[i]) + b * sizeof(uint32_t),
+                       sizeof(uint32_t));
+    }
+  }
+}
+
 // transposed (columns x rows) of bits (rows x columns); both multiples of 32.
 inline void transpose_bits(const uint32_t* bits, int64_t rows, int64_t columns,
                            uint32_t* transposed) {
-  constexpr int64_t kSideBySide = 8;
   const int64_t words = columns / 32, transposed_words = rows / 32;
   for (int64_t r = 0; r < transposed_words; ++r) {
+    const uint32_t* const from = bits + r * 32 * words;
+    uint32_t* const to = transposed + r;
     int64_t w = 0;
-    for (; w + kSideBySide <= words; w += kSideBySide) {
-      EightWords block[32];
-      for (int i = 0; i < 32; ++i)
-        __builtin_memcpy(&block[i], bits + (r * 32 + i) * words + w, sizeof(EightWords));
-      transpose_32x32(block);
-      for (int64_t b = 0; b < kSideBySide; ++b) {
-        for (int i = 0; i < 32; ++i)
-          transposed[((w + b) * 32 + i) * transposed_words + r] = block[i][b];
+    const auto transpose = [&]<class Word>(Word) {
+      for (; w + static_cast<int64_t>(sizeof(Word) / 4) <= words; w += sizeof(Word) / 4) {
+        transpose_blocks<Word>(from + w, words, to + w * 32 * transposed_words, transposed_words);
       }
-    }
-    for (; w < words; ++w) {
-      uint32_t block[32];
-      for (int i = 0; i < 32; ++i) block[i] = bits[(r * 32 + i) * words + w];
-      transpose_32x32(block);
-      for (int i = 0; i < 32; ++i) transposed[(w * 32 + i) * transposed_words + r] = block[i];
-    }
+    };
+    transpose(EightWords{});
+    transpose(FourWords{});
+    transpose(uint32_t{});
   }
 }
 

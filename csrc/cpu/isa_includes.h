@@ -1,12 +1,14 @@
 // What the kernels of an instruction set include before the compiler is told of that set.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <new>
 #include <optional>
 #include <type_traits>
+#include <vector>
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif

@@ -13,6 +13,7 @@
 #include "cpu/subset_sums.h"
 //
 #include "cpu/tile.h"
+#include "cpu/transpose.h"
 //
 #include "cpu/amx.h"
 #include "cpu/supports.h"

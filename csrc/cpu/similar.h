@@ -49,13 +49,13 @@ struct ClassMeans {
   }
 };
 
-// One panel of the means of every class. w and wu: w_j and w_j u_j, one vector per row, or null.
+// One panel of the means of some classes. w and wu: w_j and w_j u_j, one vector per row, or null.
 template <class T>
 void average_classes(const Panels<T>& rows, const T* l, const T* p, const T* w, const T* wu,
-                     int64_t panel, const ClassMeans<T>& means) {
+                     int64_t panel, Span classes, const ClassMeans<T>& means) {
   constexpr int64_t kWidth = Panels<T>::kWidth;
   const int64_t width = rows.width(panel);
-  for (int64_t c = 0; c < means.classes; ++c) {
+  for (int64_t c = classes.begin; c < classes.end; ++c) {
     if (means.size(c) == 0) continue;
     const int32_t *first = means.position + means.begin[c],
                   *last = means.position + means.begin[c + 1];

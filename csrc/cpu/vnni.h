@@ -53,7 +53,7 @@ struct IntegerTiles : VectorTiles<float> {
 
   void pack(int64_t row) {
     if (!coarse) return VectorTiles<float>::pack(row);
-    for (int64_t r = row; r < row + 32; ++r) pack_row(r);
+    for (int64_t r = row; r < row + 32; r += 16) pack_group(r);
     if (certifies) bounds.set(l, row);
   }
 
@@ -112,7 +112,22 @@ struct IntegerTiles : VectorTiles<float> {
     return _mm512_inserti64x4(_mm512_castsi256_si512(half[0]), half[1], 1);
   }
 
-  void pack_row(int64_t row) {
+  void pack_group(int64_t row) {
+    for (int64_t r = row; r < row + 16; ++r) set_scale(r);
+    uint32_t* const to_b = b + row / kColumns * kColumns * pairs + row % kColumns;
+    for (int64_t pair = 0; pair < pairs; pair += 16) {
+      __m512i of_l[16];
+      for (int64_t r = 0; r < 16; ++r) {
+        _mm512_storeu_si512(a + (row + r) * pairs + pair,
+                            to_integers(p, row + r, 2 * pair, 32767.0f));
+        of_l[r] = to_integers(l, row + r, 2 * pair, kScale / scale[row + r]);
+      }
+      transpose_16x16(of_l);
+      for (int64_t i = 0; i < 16; ++i) _mm512_storeu_si512(to_b + (pair + i) * kColumns, of_l[i]);
+    }
+  }
+
+  void set_scale(int64_t row) {
     Vec<float> largest{}, sum{};
     for_each_vector(panels, row, [&](int64_t at, int64_t) {
       const Vec<float> x = load(l + at), magnitude = x < 0 ? -x : x;
@@ -126,16 +141,6 @@ struct IntegerTiles : VectorTiles<float> {
     unclear[row] = 0.5001f * l_scale +
                    0.5001f * kScale * static_cast<float>(horizontal_sum<float>(sum)) +
                    1e-6f * most + 4e-6f;
-    const float to_l = 1.0f / l_scale;
-    uint32_t* const to_b = b + row / kColumns * kColumns * pairs + row % kColumns;
-    const __m512i place =
-        _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
-                           _mm512_set1_epi32(kColumns));
-    for (int64_t pair = 0; pair < pairs; pair += 16) {
-      _mm512_storeu_si512(a + row * pairs + pair, to_integers(p, row, 2 * pair, 32767.0f));
-      _mm512_i32scatter_epi32(to_b + pair * kColumns, place, to_integers(l, row, 2 * pair, to_l),
-                              4);
-    }
   }
 
   // Adds the pairs of classes first .. last - 1.

@@ -115,7 +115,7 @@ void means(const Problem& problem, const T* weights, const T* row_weights, const
   const T* const sample = weights != nullptr ? w : nullptr;
   for (int64_t panel = 0; panel < made.panels.count(); ++panel) {
     average_classes(made.panels, made.l, made.p, sample, weights != nullptr ? wu : nullptr, panel,
-                    means);
+                    {0, means.classes}, means);
   }
   for (int64_t c = 0; c < classes; ++c) {
     to.rest[c] = spread_of_class(made.panels, made.l, made.p, sample, means, c);
