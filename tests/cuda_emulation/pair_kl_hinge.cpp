@@ -23,7 +23,7 @@ struct Call {
   const double* level_weights;
   int64_t ignore_index;
   double margin, similar_weight, dissimilar_weight;
-  int64_t balance, gradient, reduction;
+  int64_t balance, gradient, reduction, precision;
   const void* upstream;  // null: the forward op. Else the backward of reduction none, gradients in
                          // the type of logits
   void* loss;
@@ -57,6 +57,7 @@ Evaluation<scalar_t, out_t> evaluation(const Call& call) {
   e.balance = call.balance != 0;
   e.gradient = static_cast<Gradient>(call.gradient);
   e.reduction = static_cast<Reduction>(call.reduction);
+  e.precision = static_cast<Precision>(call.precision);
   e.upstream = static_cast<const acc_t*>(call.upstream);
   e.loss = static_cast<acc_t*>(call.loss);
   e.stats = call.stats;
