@@ -74,6 +74,7 @@ class _Call(ctypes.Structure):
         ("pair_blocks", ctypes.c_int64),
         ("seed", ctypes.c_int64),
         ("launches", ctypes.c_void_p),
+        ("active", ctypes.c_void_p),
     ]
 
 
@@ -160,6 +161,23 @@ class Kernels:
             **inputs_and_options,
         )
         return Result(torch.empty(0), torch.empty(0), grad, ref_grad)
+
+    def active(self, logits: Tensor, labels: Tensor, **options: Any) -> Tensor:
+        """(N, N) bool: the ordered pairs that have a gradient, by the tiled kernels."""
+        result = torch.zeros(len(logits), len(logits), dtype=torch.uint8)
+        self._call(
+            {"logits": logits, "labels": labels},
+            {
+                "loss": _unwritten((), torch.float32),
+                "stats": _unwritten((5,), torch.float64),
+                "grad": _unwritten(logits.shape, torch.float32),
+                "active": result,
+            },
+            gradient=GRADIENTS["both"],
+            reduction=REDUCTIONS["mean"],
+            **options,
+        )
+        return result.bool()
 
     def workspace_bytes(self, rows: int, classes: int, ref_rows: int = 0, levels: int = 1) -> int:
         """Memory of one float32 call with all gradients, beyond its arguments and results."""
