@@ -101,7 +101,7 @@ def measure(
     def of_grad(margin: float) -> float:
         expected = exact.with_margin(margin).grad("both", "mean")
         found = kernels.forward(logits, labels, margin=margin, precision=precision).grad
-        return float(np.linalg.norm(found.double() - expected) / np.linalg.norm(expected))
+        return float(np.linalg.norm(found.double().numpy() - expected) / np.linalg.norm(expected))
 
     if near.size == 0:
         return Errors(of_loss(2.0), of_grad(2.0), 0.0, 0.0)
