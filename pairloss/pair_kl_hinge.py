@@ -131,10 +131,10 @@ def pair_kl_hinge_loss(
             the imbalance of 1 : (n - 1) in n classes of equal size.
         precision: the least accuracy of float32 and half-precision logits on a GPU's tensor cores:
             ``"fp32"``, float32's; ``"tf32x3"``, much the same; ``"bf16x3"``, divergences and
-            gradient to 16 bits, for half of the products; ``"tf32"``, divergences to 11 bits and
-            the gradient to 16. Near the margin that decides which pairs are active: docs/cuda.md
-            has the errors. More accurate than asked, always ``"fp32"``, are the CPU, float64, and
-            on a GPU small batches and those of fewer than 16 classes.
+            gradient to 16 bits, for half of the products; ``"tf32"``, divergences to 11 bits, the
+            gradient to 16. Dissimilar pairs that are nearer to the margin than that may be taken
+            for active, or not; docs/cuda.md has the errors. More may always be computed: the CPU,
+            float64, small batches and those of fewer than 16 classes do as for ``"fp32"``.
         sample_weights, ref_sample_weights: (N,) and (M,) floats: pair (i, j) weighs
             :math:`w_i w_j`, default 1. No gradient to them, and not in the number that "mean"
             divides by.
