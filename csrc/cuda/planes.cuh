@@ -44,6 +44,7 @@ PAIRLOSS_HOST_DEVICE int plane_octet(int row, int half) {
   return line * 8 + ((row % 4 * kStepOctets + half) ^ (line % 8));
 }
 
+// Each element in kPlanes_ parts; kSteps_ mma make a block's classes.
 template <typename Part_, int kPlanes_, int kSteps_ = 1>
 struct Planes {
   using Part = Part_;
