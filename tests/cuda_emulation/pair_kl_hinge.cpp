@@ -93,10 +93,11 @@ void run(const Call& call) {
   std::memset(workspace.get(), 0xff, bytes);
   run_pair_kl_hinge(e, workspace.get(), nullptr, choice);
   emulation::check_guards();
-  if (call.active == nullptr) return;
-  Workspace same(workspace.get());
-  write_active(Work<accumulator_t<scalar_t>>(e, choice, same).pass, call.active);
-  emulation::check_guards();
+  if (call.active != nullptr) {
+    Workspace same(workspace.get());
+    write_active(Work<accumulator_t<scalar_t>>(e, choice, same).pass, call.active);
+    emulation::check_guards();
+  }
 }
 
 template <typename scalar_t>
