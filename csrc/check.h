@@ -26,7 +26,9 @@ struct Arguments {
   double margin;
   int64_t gradient, reduction, ignore_index;
   double similar_weight, dissimilar_weight;
-  bool balance, with_grad, with_ref_grad;
+  bool balance;
+  int64_t precision;
+  bool with_grad, with_ref_grad;
 
   int64_t rows() const { return logits.size(0); }
   int64_t columns() const { return logits.size(1); }
@@ -91,6 +93,9 @@ inline Arguments checked(Arguments a) {
   const auto same_place = [&](const Tensor& x) { return x.device() == z.device(); };
   const ScalarType dtype = z.scalar_type();
   check_shared("pairloss::pair_kl_hinge", z, a.margin, a.gradient, a.reduction);
+  PAIRLOSS_CHECK(a.precision >= int64_t(Precision::fp32) && a.precision <= int64_t(Precision::tf32),
+                 "precision: expected 0 (fp32), 1 (tf32x3), 2 (bf16x3) or 3 (tf32), got ",
+                 a.precision);
   PAIRLOSS_CHECK(a.labels.has_value() != a.similarity.has_value(),
                  "expected either labels or similarity");
   const auto check_labels = [&](const Tensor& labels, int64_t rows, const char* name) {
@@ -150,19 +155,17 @@ using Results = std::tuple<Tensor, Tensor, Tensor, Tensor>;  // loss, stats, gra
 using Gradients = std::tuple<Tensor, Tensor>;                // grad, ref_grad
 
 template <Results (*kEvaluate)(const Arguments&)>
-Results pair_kl_hinge(const Tensor& logits, const std::optional<Tensor>& labels,
-                      const std::optional<Tensor>& similarity,
-                      const std::optional<Tensor>& ref_logits,
-                      const std::optional<Tensor>& ref_labels,
-                      const std::optional<Tensor>& sample_weights,
-                      const std::optional<Tensor>& ref_sample_weights,
-                      const std::optional<Tensor>& level_weights, double margin, int64_t gradient,
-                      int64_t reduction, int64_t ignore_index, double similar_weight,
-                      double dissimilar_weight, bool balance, bool with_grad, bool with_ref_grad) {
+Results pair_kl_hinge(
+    const Tensor& logits, const std::optional<Tensor>& labels,
+    const std::optional<Tensor>& similarity, const std::optional<Tensor>& ref_logits,
+    const std::optional<Tensor>& ref_labels, const std::optional<Tensor>& sample_weights,
+    const std::optional<Tensor>& ref_sample_weights, const std::optional<Tensor>& level_weights,
+    double margin, int64_t gradient, int64_t reduction, int64_t ignore_index, double similar_weight,
+    double dissimilar_weight, bool balance, int64_t precision, bool with_grad, bool with_ref_grad) {
   return kEvaluate(
       checked({logits, labels, similarity, ref_logits, ref_labels, sample_weights,
                ref_sample_weights, level_weights, margin, gradient, reduction, ignore_index,
-               similar_weight, dissimilar_weight, balance, with_grad, with_ref_grad}));
+               similar_weight, dissimilar_weight, balance, precision, with_grad, with_ref_grad}));
 }
 
 template <Gradients (*kDifferentiate)(const Arguments&, const Tensor& upstream)>
@@ -172,12 +175,12 @@ Gradients pair_kl_hinge_backward(
     const std::optional<Tensor>& ref_labels, const std::optional<Tensor>& sample_weights,
     const std::optional<Tensor>& ref_sample_weights, const std::optional<Tensor>& level_weights,
     double margin, int64_t gradient, int64_t /*reduction*/, int64_t ignore_index,
-    double similar_weight, double dissimilar_weight, bool balance, bool with_grad,
-    bool with_ref_grad) {
-  const Arguments arguments =
-      checked({logits, labels, similarity, ref_logits, ref_labels, sample_weights,
-               ref_sample_weights, level_weights, margin, gradient, int64_t(Reduction::none),
-               ignore_index, similar_weight, dissimilar_weight, balance, with_grad, with_ref_grad});
+    double similar_weight, double dissimilar_weight, bool balance, int64_t precision,
+    bool with_grad, bool with_ref_grad) {
+  const Arguments arguments = checked(
+      {logits, labels, similarity, ref_logits, ref_labels, sample_weights, ref_sample_weights,
+       level_weights, margin, gradient, int64_t(Reduction::none), ignore_index, similar_weight,
+       dissimilar_weight, balance, precision, with_grad, with_ref_grad});
   PAIRLOSS_CHECK(grad_output.dim() == 1 && grad_output.size(0) == logits.size(0) &&
                      grad_output.device() == logits.device(),
                  "grad_output: expected shape (", logits.size(0), ",) on the device of logits");

@@ -17,6 +17,9 @@ namespace pairloss {
 // The codes of the operator's integer arguments (see schema.cpp).
 enum class Gradient : int64_t { both = 0, second = 1 };
 enum class Reduction : int64_t { none = 0, mean = 1, sum = 2 };
+// The least accuracy that is asked for: see cuda/precision.cuh. Whoever has no faster way to less
+// accuracy, such as the CPU, ignores it.
+enum class Precision : int64_t { fp32 = 0, tf32x3 = 1, bf16x3 = 2, tf32 = 3 };
 
 // The operator's stats tensor, in this order.
 enum Stat {

@@ -12,8 +12,8 @@
   "Tensor logits, Tensor? labels, Tensor? similarity, Tensor? ref_logits, "              \
   "Tensor? ref_labels, Tensor? sample_weights, Tensor? ref_sample_weights, "             \
   "Tensor? level_weights, float margin, int gradient, int reduction, int ignore_index, " \
-  "float similar_weight, float dissimilar_weight, bool balance, bool with_grad, "        \
-  "bool with_ref_grad"
+  "float similar_weight, float dissimilar_weight, bool balance, int precision, "         \
+  "bool with_grad, bool with_ref_grad"
 
 // pairs (E, 2) int64: rows of logits, similar (E,) bool. pair_weights (E,).
 #define PAIRLOSS_LIST_INPUTS                                                          \
@@ -22,8 +22,9 @@
   "bool balance, bool with_grad"
 
 STABLE_TORCH_LIBRARY(pairloss, m) {
-  // gradient: 0 both, 1 second.  reduction: 0 none, 1 mean, 2 sum.  The codes are ints, not
-  // strings, because a str argument leaks at every call under the headers of older releases.
+  // gradient: 0 both, 1 second.  reduction: 0 none, 1 mean, 2 sum.  precision: 0 fp32, 1 tf32x3,
+  // 2 bf16x3, 3 tf32, of CUDA's tensor cores.  The codes are ints, not strings, because a str
+  // argument leaks at every call under the headers of older releases.
   // loss: 0-d, or (N,) for reduction none.  stats: (5, G) float64, see PairStats.  grad and
   // ref_grad: of the loss with respect to the logits; empty unless asked for, and for none.
   m.def("pair_kl_hinge(" PAIRLOSS_INPUTS

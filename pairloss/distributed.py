@@ -46,6 +46,7 @@ def pair_kl_hinge_loss(
     similar_weight: float = 1.0,
     dissimilar_weight: float = 1.0,
     balance: str | None = None,
+    precision: str = "fp32",
     sample_weights: Tensor | None = None,
     return_stats: bool = False,
     impl: str = "auto",
@@ -77,7 +78,14 @@ def pair_kl_hinge_loss(
         ValueError: on every rank, if the ranks do not agree about K, dtype, levels or weights.
     """
     options = check_options(
-        margin, gradient, reduction, ignore_index, similar_weight, dissimilar_weight, balance
+        margin,
+        gradient,
+        reduction,
+        ignore_index,
+        similar_weight,
+        dissimilar_weight,
+        balance,
+        precision,
     )
     if reduction == "none":
         raise ValueError(
@@ -216,6 +224,7 @@ class _Sum:
             "margin": options.margin,
             "gradient": options.gradient,
             "ignore_index": options.ignore_index,
+            "precision": options.precision,
             "reduction": "sum",
             "return_stats": True,
             "impl": impl,

@@ -46,9 +46,9 @@ class PairKLHingeLoss(BaseMetricLossFunction):  # type: ignore[misc]
       :class:`pairloss.CrossBatchMemory`.
 
     Args:
-        margin, gradient, ignore_index, similar_weight, dissimilar_weight, balance, impl: see
-            :func:`pairloss.pair_kl_hinge_loss`. Labels that a miner has seen are not looked at
-            again: ``ignore_index`` has no effect on its pairs.
+        margin, gradient, ignore_index, similar_weight, dissimilar_weight, balance, precision, impl:
+            see :func:`pairloss.pair_kl_hinge_loss`. Labels that a miner has seen are not looked at
+            again: ``ignore_index`` has no effect on its pairs, nor has ``precision``.
         kwargs: of BaseMetricLossFunction: ``reducer``, ``embedding_regularizer``, ...
     """
 
@@ -61,6 +61,7 @@ class PairKLHingeLoss(BaseMetricLossFunction):  # type: ignore[misc]
         similar_weight: float = 1.0,
         dissimilar_weight: float = 1.0,
         balance: str | None = None,
+        precision: str = "fp32",
         impl: str = "auto",
         **kwargs: Any,
     ) -> None:
@@ -74,6 +75,7 @@ class PairKLHingeLoss(BaseMetricLossFunction):  # type: ignore[misc]
             similar_weight,
             dissimilar_weight,
             balance,
+            precision,
         )
         self.options: dict[str, Any] = {
             "margin": margin,
@@ -85,6 +87,7 @@ class PairKLHingeLoss(BaseMetricLossFunction):  # type: ignore[misc]
             "impl": impl,
         }
         self.ignore_index = ignore_index
+        self.precision = precision
 
     def compute_loss(
         self,
@@ -109,7 +112,12 @@ class PairKLHingeLoss(BaseMetricLossFunction):  # type: ignore[misc]
                 raise ValueError("labels: expected a Tensor without indices_tuple, got None")
             reference = (ref_emb, ref_labels) if has_reference else ()
             losses = pair_kl_hinge_loss(
-                embeddings, labels, *reference, ignore_index=self.ignore_index, **self.options
+                embeddings,
+                labels,
+                *reference,
+                ignore_index=self.ignore_index,
+                precision=self.precision,
+                **self.options,
             )
         if self.reduction == "mean":
             kind, rows = "already_reduced", None

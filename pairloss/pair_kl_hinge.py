@@ -37,6 +37,7 @@ def pair_kl_hinge_loss(
     similar_weight: float = ...,
     dissimilar_weight: float = ...,
     balance: str | None = ...,
+    precision: str = ...,
     sample_weights: Tensor | None = ...,
     ref_sample_weights: Tensor | None = ...,
     return_stats: Literal[False] = ...,
@@ -59,6 +60,7 @@ def pair_kl_hinge_loss(
     similar_weight: float = ...,
     dissimilar_weight: float = ...,
     balance: str | None = ...,
+    precision: str = ...,
     sample_weights: Tensor | None = ...,
     ref_sample_weights: Tensor | None = ...,
     return_stats: Literal[True],
@@ -80,6 +82,7 @@ def pair_kl_hinge_loss(
     similar_weight: float = 1.0,
     dissimilar_weight: float = 1.0,
     balance: str | None = None,
+    precision: str = "fp32",
     sample_weights: Tensor | None = None,
     ref_sample_weights: Tensor | None = None,
     return_stats: bool = False,
@@ -126,6 +129,12 @@ def pair_kl_hinge_loss(
             "mean" is half the mean over similar pairs plus half that over dissimilar ones. ("sum"
             and "none" are scaled alike: by pairs / (2 similar pairs) and its counterpart.) Against
             the imbalance of 1 : (n - 1) in n classes of equal size.
+        precision: the least accuracy of float32 and half-precision logits on a GPU's tensor cores:
+            ``"fp32"``, float32's; ``"tf32x3"``, much the same; ``"bf16x3"``, divergences and
+            gradient to 16 bits, for half of the products; ``"tf32"``, divergences to 11 bits, the
+            gradient to 16. Dissimilar pairs that are nearer to the margin than that may be taken
+            for active, or not; docs/cuda.md has the errors. More may always be computed: the CPU,
+            float64, small batches and those of fewer than 16 classes do as for ``"fp32"``.
         sample_weights, ref_sample_weights: (N,) and (M,) floats: pair (i, j) weighs
             :math:`w_i w_j`, default 1. No gradient to them, and not in the number that "mean"
             divides by.
@@ -151,7 +160,14 @@ def pair_kl_hinge_loss(
     clustering using pairwise constraints", 2015. L2C's value is ours times (N - 1) / (2 N).
     """
     options = check_options(
-        margin, gradient, reduction, ignore_index, similar_weight, dissimilar_weight, balance
+        margin,
+        gradient,
+        reduction,
+        ignore_index,
+        similar_weight,
+        dissimilar_weight,
+        balance,
+        precision,
     )
     inputs = check_inputs(
         logits,
@@ -175,6 +191,7 @@ def pair_kl_hinge_loss_from_similarity(
     similar_weight: float = 1.0,
     dissimilar_weight: float = 1.0,
     balance: str | None = None,
+    precision: str = "fp32",
     sample_weights: Tensor | None = None,
     return_stats: bool = False,
     impl: str = "auto",
@@ -193,7 +210,7 @@ def pair_kl_hinge_loss_from_similarity(
     add KL + max(m - KL, 0) there, and are truly ignored here.
     """
     options = check_options(
-        margin, gradient, reduction, -100, similar_weight, dissimilar_weight, balance
+        margin, gradient, reduction, -100, similar_weight, dissimilar_weight, balance, precision
     )
     inputs = check_inputs(logits, similarity=similarity, sample_weights=sample_weights)
     return _evaluate(inputs, options, return_stats, impl)
@@ -229,12 +246,20 @@ class PairKLHingeLoss(nn.Module):
         similar_weight: float = 1.0,
         dissimilar_weight: float = 1.0,
         balance: str | None = None,
+        precision: str = "fp32",
         return_stats: bool = False,
         impl: str = "auto",
     ) -> None:
         super().__init__()
         check_options(
-            margin, gradient, reduction, ignore_index, similar_weight, dissimilar_weight, balance
+            margin,
+            gradient,
+            reduction,
+            ignore_index,
+            similar_weight,
+            dissimilar_weight,
+            balance,
+            precision,
         )
         check_choice("impl", impl, IMPLEMENTATIONS)
         self.margin = margin
@@ -245,6 +270,7 @@ class PairKLHingeLoss(nn.Module):
         self.similar_weight = similar_weight
         self.dissimilar_weight = dissimilar_weight
         self.balance = balance
+        self.precision = precision
         self.return_stats = return_stats
         self.impl = impl
 
@@ -272,6 +298,7 @@ class PairKLHingeLoss(nn.Module):
             similar_weight=self.similar_weight,
             dissimilar_weight=self.dissimilar_weight,
             balance=self.balance,
+            precision=self.precision,
             sample_weights=sample_weights,
             ref_sample_weights=ref_sample_weights,
             return_stats=self.return_stats,
@@ -285,7 +312,7 @@ class PairKLHingeLoss(nn.Module):
             f"ignore_index={self.ignore_index}"
         ]
         usual = {"level_weights": None, "similar_weight": 1.0, "dissimilar_weight": 1.0}
-        for name, value in {**usual, "balance": None}.items():
+        for name, value in {**usual, "balance": None, "precision": "fp32"}.items():
             if getattr(self, name) != value:
                 options.append(f"{name}={getattr(self, name)!r}")
         return ", ".join([*options, f"impl={self.impl!r}"])

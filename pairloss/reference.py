@@ -42,13 +42,21 @@ def pair_kl_hinge_loss(
     similar_weight: float = 1.0,
     dissimilar_weight: float = 1.0,
     balance: str | None = None,
+    precision: str = "fp32",
     sample_weights: Tensor | None = None,
     ref_sample_weights: Tensor | None = None,
     return_stats: bool = False,
 ) -> Tensor | tuple[Tensor, PairStats]:
     """As :func:`pairloss.pair_kl_hinge_loss`, from Eqs. 2-4 of the paper."""
     options = check_options(
-        margin, gradient, reduction, ignore_index, similar_weight, dissimilar_weight, balance
+        margin,
+        gradient,
+        reduction,
+        ignore_index,
+        similar_weight,
+        dissimilar_weight,
+        balance,
+        precision,
     )
     inputs = check_inputs(
         logits,
@@ -72,12 +80,13 @@ def pair_kl_hinge_loss_from_similarity(
     similar_weight: float = 1.0,
     dissimilar_weight: float = 1.0,
     balance: str | None = None,
+    precision: str = "fp32",
     sample_weights: Tensor | None = None,
     return_stats: bool = False,
 ) -> Tensor | tuple[Tensor, PairStats]:
     """As :func:`pairloss.pair_kl_hinge_loss_from_similarity`."""
     options = check_options(
-        margin, gradient, reduction, -100, similar_weight, dissimilar_weight, balance
+        margin, gradient, reduction, -100, similar_weight, dissimilar_weight, balance, precision
     )
     inputs = check_inputs(logits, similarity=similarity, sample_weights=sample_weights)
     return evaluate(inputs, options, return_stats)

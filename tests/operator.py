@@ -25,6 +25,7 @@ def arguments(
     similar_weight: float = 1.0,
     dissimilar_weight: float = 1.0,
     balance: bool = False,
+    precision: int = 0,
     with_grad: bool = True,
     with_ref_grad: bool = False,
 ) -> tuple[object, ...]:
@@ -45,6 +46,7 @@ def arguments(
         similar_weight,
         dissimilar_weight,
         balance,
+        precision,
         with_grad,
         with_ref_grad,
     )

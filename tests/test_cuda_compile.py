@@ -22,14 +22,14 @@ STATIC_SHARED_LIMIT = 48 * 1024
 # Of a multiprocessor, the smallest of these architectures'; a block takes 1 KB of its own.
 REGISTERS, SHARED_BYTES = 64 * 1024, 100 * 1024
 
-# kTensorSharedBytes: dynamic, so ptxas does not know of it.
-TENSOR_STAGES = 48 * 1024
+# kTensorSharedBytes of one plane and step: dynamic, so ptxas does not know of it.
+TENSOR_STAGES = 16 * 1024
 
 # Threads of a block, and how many blocks shall fit on a multiprocessor.
 PLANNED = {
     r"losses_kernel<float>": (256, 2),
-    r"tensor_losses_kernel<float>": (128, 2),
-    r"tensor_partial_kernel<float>": (128, 2),
+    r"tensor_losses_kernel<Planes<.*>, float>": (128, 2),
+    r"tensor_partial_kernel<Planes<.*>, float>": (128, 2),
     r"partial_divergences_kernel<float>": (256, 2),
     r"products_kernel<16, .*, float>": (64, 4),
     r"products_kernel<64, .*, float>": (256, 2),
@@ -50,7 +50,8 @@ class Kernel(NamedTuple):
     def blocks(self, threads: int) -> int:
         """That fit on a multiprocessor. Registers come in eights per thread."""
         by_registers = REGISTERS // (threads * (-(-self.registers // 8) * 8))
-        dynamic = TENSOR_STAGES if re.match("tensor_(losses|partial)", self.name) else 0
+        staged = re.match(r"tensor_(?:losses|partial)_kernel<Planes<\w+, (\d), (\d)>", self.name)
+        dynamic = TENSOR_STAGES * int(staged[1]) * int(staged[2]) if staged else 0
         return min(by_registers, SHARED_BYTES // (self.shared + dynamic + 1024))
 
 

@@ -283,6 +283,13 @@ BAD = {
         'reduction: expected one of "none", "mean", "sum", got \'avg\'',
     ),
     "reduction: None": (ValueError, (Z, Y), {"reduction": None}, "reduction: .*, got None"),
+    "precision": (
+        ValueError,
+        (Z, Y),
+        {"precision": "float32"},
+        'precision: expected one of "fp32", "tf32x3", "bf16x3", "tf32", got \'float32\'',
+    ),
+    "precision: None": (ValueError, (Z, Y), {"precision": None}, "precision: .*, got None"),
     "impl": (
         ValueError,
         (Z, Y),
@@ -378,6 +385,8 @@ def test_device_without_kernels() -> None:
         ({"gradient": -1}, "gradient"),
         ({"reduction": 3}, "reduction"),
         ({"reduction": -1}, "reduction"),
+        ({"precision": 4}, "precision: expected 0"),
+        ({"precision": -1}, "precision: expected 0"),
     ],
 )
 def test_operator_refuses(wrong: dict[str, object], message: str, device: torch.device) -> None:

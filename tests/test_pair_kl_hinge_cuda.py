@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pairloss import pair_kl_hinge_loss
+from pairloss._arguments import PRECISIONS
 from tests import forms
 from tests.forms import Form
 from tests.tolerances import TOLERANCES, assert_close
@@ -42,6 +43,20 @@ def test_chunks_of_rows_equal_the_cpu(rows: int, columns: int, reduction: str) -
     loss, grad = evaluate(logits, labels, reduction=reduction)
     assert_close(loss, expected[0], tolerance.loss)
     assert_close(grad, expected[1], tolerance.grad + at_the_kink)
+
+
+@pytest.mark.parametrize("precision", [name for name in PRECISIONS if name != "fp32"])
+@pytest.mark.parametrize("rows", [1100, 9000])
+def test_precisions(rows: int, precision: str) -> None:
+    """On tensor cores: other kernels than those of fp32. The emulation knows their accuracy."""
+    logits, labels = make(rows, 34)
+    expected = evaluate(logits.double().cpu(), labels.cpu(), reduction="none")
+    full = evaluate(logits, labels, reduction="none")
+    loss, grad = evaluate(logits, labels, reduction="none", precision=precision)
+    assert not torch.equal(loss, full[0])
+    assert_close(loss, expected[0], 1e-3 if precision == "tf32" else 1e-5)
+    # Pairs that are on the wrong side of the margin.
+    assert_close(grad, expected[1], 3e-2)
 
 
 # Two launches; tiles; and a few tiles with the classes in parts.

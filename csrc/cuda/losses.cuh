@@ -260,17 +260,17 @@ __global__ void __launch_bounds__(FmaLayout::kThreads, sizeof(acc_t) == sizeof(f
 }
 
 // The same on tensor cores.
-template <typename acc_t>
+template <typename Factors, typename acc_t>
 __global__ void __launch_bounds__(TensorLayout::kThreads, 2)
     tensor_losses_kernel(Problem<acc_t> problem, Chunk<acc_t> chunk) {
-  PAIRLOSS_DYNAMIC_SHARED(Octet, stage, [2][2][kBlockOctets]);
+  PAIRLOSS_DYNAMIC_SHARED(Octet, stage, [2][2][Factors::kBlockOctets]);
   clear_level_sums<TensorLayout>(problem, chunk);
   const Share tiles = share(chunk.tiles.count(), blockIdx.x, gridDim.x);
   if (tiles.begin == tiles.end) return;  // the last chunk may have few
-  const Share slices{0, slice_count(problem.classes)};
+  const Share slices{0, Factors::slices(problem.classes)};
   int buffer = 0;
   PairTile tile = chunk.tiles.at(tiles.begin), next;
-  if (chunk.partial == nullptr) copy_slice(problem, chunk, tile, 0, stage[buffer]);
+  if (chunk.partial == nullptr) copy_slice<Factors>(problem, chunk, tile, 0, stage[buffer]);
   for (int index = tiles.begin; index < tiles.end; ++index, tile = next) {
     const bool more = index + 1 < tiles.end;
     if (more) next = chunk.tiles.at(index + 1);
@@ -279,7 +279,8 @@ __global__ void __launch_bounds__(TensorLayout::kThreads, 2)
       __syncthreads();  // the tile before has been added
       load_sum<TensorLayout>(chunk.partial, index, divergences);
     } else {
-      subtract_products(problem, chunk, tile, slices, more, next, buffer, stage, divergences);
+      subtract_products<Factors>(problem, chunk, tile, slices, more, next, buffer, stage,
+                                 divergences);
     }
     if (is_for_fma(problem, chunk, tile)) continue;
     add_row_terms(problem, chunk, tile, divergences);

@@ -8,6 +8,13 @@
 //   a (16 x 16)  (g, 2t), (g + 8, 2t), (g, 2t + 8), (g + 8, 2t + 8)
 //   b (16 x 8)   (2t, g), (2t + 8, g)
 //   d (16 x 8)   (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1)
+//
+// and with one element in a register ("Matrix fragments for mma.m16n8k8", .tf32), the same d and
+//
+//   a (16 x 8)   (g, t), (g + 8, t), (g, t + 4), (g + 8, t + 4)
+//   b (8 x 8)    (t, g), (t + 4, g)
+//
+// so that one row of ldmatrix, 16 bytes, is half of an mma's depth in both.
 #pragma once
 
 #include <cstdint>
@@ -16,9 +23,10 @@
 
 namespace pairloss::cuda {
 
-// Eight bf16 of one row: what a lane points ldmatrix to, and what one cp.async copies.
+// Eight bf16, or four tf32, of one row: what a lane points ldmatrix to, and what one cp.async
+// copies.
 struct alignas(16) Octet {
-  uint32_t pairs[4];
+  uint32_t words[4];
 };
 
 }  // namespace pairloss::cuda
@@ -46,6 +54,15 @@ __device__ __forceinline__ void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// The same in tf32: floats of which the last 13 bits are not looked at.
+__device__ __forceinline__ void mma_m16n8k8(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
+                                            uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};\n"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
 // The nearest bf16 of two floats, ties to even: that of `low` in the low half.
 __device__ __forceinline__ uint32_t pack_bfloat16(float low, float high) {
   uint32_t pair;
@@ -54,7 +71,8 @@ __device__ __forceinline__ uint32_t pack_bfloat16(float low, float high) {
 }
 
 // Four matrices of 8 x 8: lane l names row l % 8 of matrix l / 8, and gets of each matrix the pair
-// (l / 4, 2 (l % 4)), ...; transposed, the pair (2 (l % 4), l / 4), ....
+// (l / 4, 2 (l % 4)), ...; transposed, the pair (2 (l % 4), l / 4), .... A tf32 stands where a pair
+// would, (l / 4, l % 4), and cannot be transposed.
 __device__ __forceinline__ void load_matrices(uint32_t (&fragment)[4], const Octet* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\n"
                : "=r"(fragment[0]), "=r"(fragment[1]), "=r"(fragment[2]), "=r"(fragment[3])

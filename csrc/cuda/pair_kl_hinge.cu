@@ -46,6 +46,7 @@ Evaluation<scalar_t, out_t> make_evaluation(const Arguments& a) {
   e.balance = a.balance;
   e.gradient = static_cast<Gradient>(a.gradient);
   e.reduction = static_cast<Reduction>(a.reduction);
+  e.precision = static_cast<Precision>(a.precision);
   return e;
 }
 

@@ -71,6 +71,7 @@ struct Evaluation {
   bool balance;
   Gradient gradient;
   Reduction reduction;
+  Precision precision;     // of tensor cores
   const acc_t* upstream;   // (N,): the upstream gradient of reduction none
   acc_t* loss;             // (N,) for reduction none, else 0-d; null in the backward
   double* stats;           // (kStats, G); null with loss
@@ -125,11 +126,11 @@ struct Work {
                                                          : choice.arithmetic == Arithmetic::tensor);
     Problem<acc_t>& problem = pass.problem;
     problem.rows = {e.rows, e.labels, e.weights, e.upstream};
-    take_side(workspace, e.classes, tensor, problem.rows);
+    take_side(workspace, e.classes, tensor, e.precision, problem.rows);
     problem.columns = problem.rows;
     if (!within) {
       problem.columns = {e.ref_rows, e.ref_labels, e.ref_weights};
-      take_side(workspace, e.classes, tensor, problem.columns);
+      take_side(workspace, e.classes, tensor, e.precision, problem.columns);
     }
     if (tensor) problem.extrema = take_extrema(workspace, e.classes);
     problem.within = within;
@@ -156,6 +157,7 @@ struct Work {
       made.plan =
           make_plan(made.problem, tensor, choice.chunk_rows > 0 ? choice.chunk_rows : usual);
       made.plan.equal_weights = have_equal_weights(e);
+      made.plan.precision = e.precision;
       if (choice.product_splits > 0) made.plan.product_splits = choice.product_splits;
       if (choice.pair_blocks > 0) made.plan.pair_blocks = choice.pair_blocks;
       made.chunk = take_chunk<acc_t>(workspace, made.plan, both, with_sums, with_grad);
@@ -173,12 +175,16 @@ struct Work {
 
 template <bool kBoth>
 void launch_tensor_products(const Pass<float>& pass, cudaStream_t stream) {
-  const auto& [problem, plan, chunk, small] = pass;
-  const int64_t blocks = tensor_product_blocks(chunk.rows, plan.classes);
-  launch(plan.equal_weights ? tensor_products_kernel<kBoth, EqualWeights>
-                            : tensor_products_kernel<kBoth, AnyWeights>,
-         dim3(static_cast<unsigned>(blocks), plan.product_splits), tensor_product_threads(kBoth),
-         stream, problem, chunk);
+  const Plan& plan = pass.plan;
+  const int64_t blocks = tensor_product_blocks(pass.chunk.rows, plan.classes);
+  dispatch_precision(plan.precision, [&](auto mode) {
+    using Factors = typename decltype(mode)::SumFactors;
+    launch(plan.equal_weights
+               ? tensor_products_kernel<kBoth, EqualWeights, Factors>
+               : tensor_products_kernel<kBoth, AnyWeights<Factors::kPlanes>, Factors>,
+           dim3(static_cast<unsigned>(blocks), plan.product_splits), tensor_product_threads(kBoth),
+           stream, pass.problem, pass.chunk);
+  });
 }
 
 template <bool kBoth, typename acc_t>
@@ -202,13 +208,18 @@ void launch_products(const Pass<acc_t>& pass, cudaStream_t stream) {
 
 template <typename acc_t>
 void launch_losses(const Pass<acc_t>& pass, cudaStream_t stream) {
-  const auto& [problem, plan, chunk, small] = pass;
+  const Problem<acc_t>& problem = pass.problem;
+  const Plan& plan = pass.plan;
+  const Chunk<acc_t>& chunk = pass.chunk;
   if (plan.class_parts > 1) {
     const dim3 grid(plan.class_parts, static_cast<unsigned>(chunk.tiles.count()));
     if constexpr (std::is_same_v<acc_t, float>) {
       if (plan.tensor)
-        launch_with_shared(tensor_partial_kernel<acc_t>, grid, TensorLayout::kThreads,
-                           kTensorSharedBytes, stream, problem, chunk);
+        dispatch_precision(plan.precision, [&](auto mode) {
+          using Factors = typename decltype(mode)::Factors;
+          launch_with_shared(tensor_partial_kernel<Factors, acc_t>, grid, TensorLayout::kThreads,
+                             kTensorSharedBytes<Factors>, stream, problem, chunk);
+        });
     }
     launch(partial_divergences_kernel<acc_t>, grid, FmaLayout::kThreads, stream, problem, chunk);
     const int64_t elements = chunk.tiles.count() * kTileElements;
@@ -221,18 +232,23 @@ void launch_losses(const Pass<acc_t>& pass, cudaStream_t stream) {
     if (!plan.tensor) return;
     Chunk<acc_t> rest = chunk;
     if (rest.level_sums != nullptr) rest.level_sums += plan.fma_warps() * plan.levels;
-    launch_with_shared(tensor_losses_kernel<acc_t>, grid, TensorLayout::kThreads,
-                       kTensorSharedBytes, stream, problem, rest);
+    dispatch_precision(plan.precision, [&](auto mode) {
+      using Factors = typename decltype(mode)::Factors;
+      launch_with_shared(tensor_losses_kernel<Factors, acc_t>, grid, TensorLayout::kThreads,
+                         kTensorSharedBytes<Factors>, stream, problem, rest);
+    });
   }
 }
 
-inline void launch_planes(const Problem<float>& problem, cudaStream_t stream) {
+inline void launch_planes(const Problem<float>& problem, Precision precision, cudaStream_t stream) {
   const int64_t ref_rows = problem.within ? 0 : problem.columns.rows;
   const int64_t tiles = ceil_div(problem.rows.rows, kTile) + ceil_div(ref_rows, kTile);
   launch(extrema_kernel<float>, dim3(static_cast<unsigned>(tiles)), kExtremaThreads, stream,
          problem);
-  launch(planes_kernel<float>, dim3(static_cast<unsigned>(tiles * kTile)),
-         row_threads(problem.classes), stream, problem);
+  dispatch_precision(precision, [&](auto mode) {
+    launch(planes_kernel<decltype(mode), float>, dim3(static_cast<unsigned>(tiles * kTile)),
+           row_threads(problem.classes), stream, problem);
+  });
 }
 
 template <bool kBoth, typename acc_t, typename out_t>
@@ -288,7 +304,7 @@ void run(const Evaluation<scalar_t, out_t>& e, const Choice& choice, void* alloc
   }
 
   if constexpr (std::is_same_v<acc_t, float>) {
-    if (work.tensor) launch_planes(work.pass.problem, stream);
+    if (work.tensor) launch_planes(work.pass.problem, e.precision, stream);
   }
   for (int first = 0; first < e.levels; first += kLevelsPerLaunch)
     launch(levels_kernel<acc_t>, dim3(1), kReduceThreads, stream, first, e.levels, within,

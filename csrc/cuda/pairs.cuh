@@ -40,7 +40,8 @@ struct Side {
   int* unbounded = nullptr;         // (rows,), some log_p of the row is not below kBounded
 
   // For the tensor cores, see planes.cuh; null without them.
-  Octet* planes = nullptr;           // (row tiles, slices, kBlockOctets)
+  Octet* planes = nullptr;           // (row tiles, slices, kBlockOctets), for the divergences,
+  Octet* sum_planes = nullptr;       // and for the gradient's sums; may be the same
   float *h = nullptr, *q = nullptr;  // (rows to whole tiles,)
   int* tile_unbounded = nullptr;     // (row tiles,), some row that takes part is unbounded
 };

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "cuda/losses.cuh"
+#include "cuda/precision.cuh"
 #include "cuda/prepare.cuh"
 #include "cuda/products.cuh"
 #include "cuda/tensor_products.cuh"
@@ -27,8 +28,9 @@ constexpr int64_t kLeastTensorClasses = 16;  // below, most of a slice would be 
 struct Plan {
   int64_t rows, columns, classes;
   int levels;
-  bool tensor = false;  // on tensor cores, but for tiles with unbounded rows
-  bool once = false;    // a tile and its mirror image in one; then there is one chunk
+  bool tensor = false;                    // on tensor cores, but for tiles with unbounded rows
+  Precision precision = Precision::fp32;  // of these
+  bool once = false;  // a tile and its mirror image in one; then there is one chunk
   int64_t chunk_rows = 0;
   int pair_blocks = 0, product_splits = 0, class_parts = 1;
   int panel = 0, panels = 0;
@@ -124,13 +126,21 @@ class Workspace {
 };
 
 template <typename acc_t>
-void take_side(Workspace& workspace, int64_t classes, bool tensor, Side<acc_t>& side) {
+void take_side(Workspace& workspace, int64_t classes, bool tensor, Precision precision,
+               Side<acc_t>& side) {
   side.p = workspace.take<acc_t>(side.rows * classes);
   side.log_p = workspace.take<acc_t>(side.rows * classes);
   side.unbounded = workspace.take<int>(side.rows);
   if (!tensor) return;
   const int64_t tiles = ceil_div(side.rows, kTile);
-  side.planes = workspace.take<Octet>(tiles * ceil_div(classes, kSlice) * kBlockOctets);
+  dispatch_precision(precision, [&](auto mode) {
+    using Mode = decltype(mode);
+    const auto take_planes = [&](auto factors) {
+      return workspace.take<Octet>(tiles * factors.slices(classes) * factors.kBlockOctets);
+    };
+    side.sum_planes = side.planes = take_planes(typename Mode::Factors());
+    if (!kSharedPlanes<Mode>) side.sum_planes = take_planes(typename Mode::SumFactors());
+  });
   side.h = workspace.take<float>(tiles * kTile);
   side.q = workspace.take<float>(tiles * kTile);
   side.tile_unbounded = workspace.take<int>(tiles);

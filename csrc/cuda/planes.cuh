@@ -1,5 +1,5 @@
-// The rows as the tensor cores take them: relative to one reference row c, and split into three
-// bf16 (split.cuh).
+// The rows as the tensor cores take them: relative to one reference row c, and split into parts
+// (split.cuh).
 //
 //   P' = P - c_P    L' = L - c_L    q_j = c_P . (L_j - L_r)    h_i = q_i + P'_i . L'_i
 //   D_ij = sum_k P_ik (L_ik - L_jk) = h_i - q_j - P'_i . L'_j
@@ -27,32 +27,83 @@ namespace {
 
 // ---- layout -------------------------------------------------------------------------------------
 //
-// Blocks (row tile, slice) of 64 rows x 16 classes, each with the planes P'1, P'2, P'3, L'1, L'2,
-// L'3. Rows and classes that do not exist are 0, and so are the rows that are not bounded. Shared
-// memory gets a block as it is.
+// Blocks (row tile, slice) of 64 rows x some classes, each with the planes P'1, P'2, ..., L'1, L'2,
+// ..., of its classes from step to step of an mma. Rows and classes that do not exist are 0, and so
+// are the rows that are not bounded. Shared memory gets a block as it is.
 
-constexpr int kSlice = 16;  // classes of a block: the depth of one mma
-constexpr int kOctetClasses = 8, kSliceOctets = kSlice / kOctetClasses;
-constexpr int kPlaneOctets = kTile * kSliceOctets;
-constexpr int kMatrices = 2, kBlockOctets = kMatrices * kPlanes * kPlaneOctets;
+constexpr int kMatrices = 2;
+constexpr int kStepOctets = 2;  // of a row: the depth of an mma, 16 bf16 or 8 tf32
+constexpr int kPlaneOctets = kTile * kStepOctets;
+constexpr int kSplitClasses = 8;  // that are split at a time
 
 // Where in its plane the octet `half` of a row is. Four rows fill the 32 banks once; the exclusive
 // or lets ldmatrix take eight rows in one go without a conflict, if they are neighbours (the first
 // a multiple of 8) or every fourth one.
 PAIRLOSS_HOST_DEVICE int plane_octet(int row, int half) {
   const int line = row / 4;
-  return line * 8 + ((row % 4 * kSliceOctets + half) ^ (line % 8));
+  return line * 8 + ((row % 4 * kStepOctets + half) ^ (line % 8));
 }
 
-PAIRLOSS_HOST_DEVICE int slice_count(int64_t classes) {
-  return static_cast<int>(ceil_div(classes, kSlice));
-}
+// Each element in kPlanes_ parts; kSteps_ mma make a block's classes.
+template <typename Part_, int kPlanes_, int kSteps_ = 1>
+struct Planes {
+  using Part = Part_;
+  static constexpr int kPlanes = kPlanes_, kSteps = kSteps_;
+  static constexpr int kOctetClasses = 128 / Part::kBits;
+  static constexpr int kDepth = kStepOctets * kOctetClasses;
+  static constexpr int kSlice = kSteps * kDepth;  // classes of a block
+  static constexpr int kStepBlock = kMatrices * kPlanes * kPlaneOctets;
+  static constexpr int kBlockOctets = kSteps * kStepBlock;
 
-template <typename acc_t>
-PAIRLOSS_HOST_DEVICE Octet* plane_block(const Side<acc_t>& side, int slices, int64_t row_tile,
-                                        int slice) {
-  return side.planes + (row_tile * slices + slice) * kBlockOctets;
-}
+  static PAIRLOSS_HOST_DEVICE int slices(int64_t classes) {
+    return static_cast<int>(ceil_div(classes, kSlice));
+  }
+
+  static PAIRLOSS_HOST_DEVICE Octet* block(Octet* planes, int slices, int64_t row_tile, int slice) {
+    return planes + (row_tile * slices + slice) * kBlockOctets;
+  }
+
+  // What the tensor cores make of x y: small products first.
+  static __device__ double multiply(float x, float y) {
+    uint32_t of_x[kPlanes], of_y[kPlanes];
+    split<Part>(x, of_x);
+    split<Part>(y, of_y);
+    double sum = 0.0;
+#pragma unroll
+    for (int rank = kPlanes - 1; rank >= 0; --rank) {
+#pragma unroll
+      for (int plane = 0; plane <= rank; ++plane)
+        sum += static_cast<double>(Part::value(of_x[plane])) *
+               static_cast<double>(Part::value(of_y[rank - plane]));
+    }
+    return sum;
+  }
+
+  // The parts of a row's elements x of a matrix, from class first on, a multiple of kSplitClasses.
+  static __device__ void store(Octet* planes, int slices, int64_t row, int matrix, int first,
+                               const float (&x)[kSplitClasses]) {
+#pragma unroll
+    for (int begin = 0; begin < kSplitClasses; begin += kOctetClasses) {
+      Octet parts[kPlanes] = {};
+#pragma unroll
+      for (int k = 0; k < kOctetClasses; ++k) {
+        uint32_t bits[kPlanes];
+        split<Part>(x[begin + k], bits);
+#pragma unroll
+        for (int plane = 0; plane < kPlanes; ++plane)
+          parts[plane].words[k * Part::kBits / 32] |= bits[plane] << k * Part::kBits % 32;
+      }
+      const int klass = first + begin, slice = klass / kSlice;
+      if (slice >= slices) return;
+      const int step = klass % kSlice / kDepth, half = klass % kDepth / kOctetClasses;
+      Octet* const to = block(planes, slices, row / kTile, slice) + step * kStepBlock +
+                        matrix * kPlanes * kPlaneOctets +
+                        plane_octet(static_cast<int>(row % kTile), half);
+#pragma unroll
+      for (int plane = 0; plane < kPlanes; ++plane) to[plane * kPlaneOctets] = parts[plane];
+    }
+  }
+};
 
 // ---- the reference row --------------------------------------------------------------------------
 
@@ -137,28 +188,22 @@ __global__ void __launch_bounds__(kExtremaThreads, 4) extrema_kernel(Problem<acc
 
 // ---- the planes ---------------------------------------------------------------------------------
 
-// Eight classes of one matrix, by planes.
-struct SplitOctet {
-  Octet of_plane[kPlanes] = {};
-
-  __device__ void set(int k, float x) {
-    uint32_t bits[kPlanes];
-    split(x, bits);
-    for (int plane = 0; plane < kPlanes; ++plane)
-      of_plane[plane].pairs[k / 2] |= bits[plane] << (k % 2 * 16);
-  }
-};
+// Whether the divergences and the gradient's sums take the same planes. Mode: see precision.cuh.
+template <typename Mode>
+constexpr bool kSharedPlanes = std::is_same_v<typename Mode::Factors, typename Mode::SumFactors>;
 
 // A block per row of the batch, then of the reference set, both to whole tiles. Writes planes, h
 // and q. L as it is stored keeps its digits in the difference (see softmax_row()), P does not: it
-// is made anew, in double. h and q are those of the P' and L' that the planes hold.
-template <typename acc_t>
+// is made anew, in double. h is that of the P' and L' that the planes hold and of the products that
+// are made of them: of two rows that are nearly equal, what is missing cancels.
+template <typename Mode, typename acc_t>
 __global__ void planes_kernel(Problem<acc_t> problem) {
+  using Factors = typename Mode::Factors;
+  using SumFactors = typename Mode::SumFactors;
   const int64_t padded_rows = ceil_div(problem.rows.rows, kTile) * kTile;
   const bool of_rows = blockIdx.x < padded_rows;
   const Side<acc_t>& side = of_rows ? problem.rows : problem.columns;
   const int64_t row = of_rows ? blockIdx.x : blockIdx.x - padded_rows;
-  const int slices = slice_count(problem.classes);
   const unsigned long long first = *problem.extrema.first_row;
   const bool exists = first != kNoRow && row < side.rows && !side.unbounded[row];
   const auto batch_rows = static_cast<unsigned long long>(problem.rows.rows);
@@ -167,29 +212,30 @@ __global__ void planes_kernel(Problem<acc_t> problem) {
                                    : problem.columns.log_p + (first - batch_rows) * problem.classes;
 
   double h = 0.0, q = 0.0;
-  for (int octet = threadIdx.x; octet < slices * kSliceOctets; octet += blockDim.x) {
-    SplitOctet p, log_p;
-    for (int k = 0; k < kOctetClasses; ++k) {
-      const int64_t klass = int64_t{octet} * kOctetClasses + k;
+  const int slices = Factors::slices(problem.classes);
+  const int sum_slices = SumFactors::slices(problem.classes);
+  for (int begin = threadIdx.x * kSplitClasses; begin < sum_slices * SumFactors::kSlice;
+       begin += blockDim.x * kSplitClasses) {
+    float p[kSplitClasses] = {}, log_p[kSplitClasses] = {};
+#pragma unroll
+    for (int k = 0; k < kSplitClasses; ++k) {
+      const int64_t klass = begin + k;
       if (!exists || klass >= problem.classes) continue;
       const double stored = static_cast<double>(side.log_p[row * problem.classes + klass]);
       const double reference_p = static_cast<double>(from_ordered(problem.extrema.least_p[klass]));
       const double reference_log_p =
           static_cast<double>(from_ordered(problem.extrema.greatest_log_p[klass]));
-      const auto centred_p =
-          static_cast<float>(exp(stored) / static_cast<double>(problem.classes) - reference_p);
-      const auto centred_log_p = static_cast<float>(stored - reference_log_p);
-      p.set(k, centred_p);
-      log_p.set(k, centred_log_p);
+      p[k] = static_cast<float>(exp(stored) / static_cast<double>(problem.classes) - reference_p);
+      log_p[k] = static_cast<float>(stored - reference_log_p);
       const double of_class = reference_p * (stored - static_cast<double>(log_p_r[klass]));
       q += of_class;
-      h += of_class + static_cast<double>(centred_p) * static_cast<double>(centred_log_p);
+      h += of_class + Factors::multiply(p[k], log_p[k]);
     }
-    Octet* const block = plane_block(side, slices, row / kTile, octet / kSliceOctets);
-    const int within = plane_octet(static_cast<int>(row % kTile), octet % kSliceOctets);
-    for (int plane = 0; plane < kPlanes; ++plane) {
-      block[plane * kPlaneOctets + within] = p.of_plane[plane];
-      block[(kPlanes + plane) * kPlaneOctets + within] = log_p.of_plane[plane];
+    Factors::store(side.planes, slices, row, 0, begin, p);
+    Factors::store(side.planes, slices, row, 1, begin, log_p);
+    if constexpr (!kSharedPlanes<Mode>) {
+      SumFactors::store(side.sum_planes, sum_slices, row, 0, begin, p);
+      SumFactors::store(side.sum_planes, sum_slices, row, 1, begin, log_p);
     }
   }
   h = reduce_block<Sum>(h);

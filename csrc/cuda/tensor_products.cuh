@@ -1,12 +1,13 @@
-// The sums of products.cuh on tensor cores, at float32 accuracy:
+// The sums of products.cuh on tensor cores:
 //
 //   A_i = r_i L'_i - (G L')_i,  r_i = sum_j g_ij      B_i = c_i P'_i - (G^T P')_i,  c_i = sum_j
 //   g_ji
 //
 // with the rows relative to a reference row (planes.cuh), without which these differences of sums
-// would cancel where the rows are nearly equal. P' and L' are three bf16 each. Where all pairs
-// weigh the same, g is exact in bf16, and three products make G L'; else g is three bf16 too, and
-// six products of the nine are enough (tensor_weights.cuh, split.cuh).
+// would cancel where the rows are nearly equal. P' and L' are n bf16 each, three for float32
+// accuracy (precision.cuh). Where all pairs weigh the same, g is exact in bf16, and n products make
+// G L'; else g is n bf16 too, and of the n^2 products those of split.cuh are made
+// (tensor_weights.cuh).
 //
 // A block has 128 rows and a panel of up to 64 classes, of which a warp has 32 x 32 or 16 x 64;
 // half of the warps make A, the others B. It walks over the columns 32 at a time, a word, and
@@ -25,8 +26,9 @@ namespace {
 
 constexpr int kProductRows = 128, kProductWarps = 8;  // that make A, and as many that make B
 constexpr int kPanelSlices = 4;                       // the most of a panel
-constexpr int kClassTile = 8, kPanelTiles = kPanelSlices * kSlice / kClassTile;
-constexpr int kWordOctets = kStaged * kSliceOctets;  // of one plane and slice
+constexpr int kSumSlice = kStepOctets * 8;            // classes of a slice, in bf16
+constexpr int kClassTile = 8, kPanelTiles = kPanelSlices * kSumSlice / kClassTile;
+constexpr int kWordOctets = kStaged * kStepOctets;  // of one plane and slice
 
 PAIRLOSS_HOST_DEVICE constexpr int tensor_product_threads(bool both) {
   return kProductWarps * (both ? 2 : 1) * kWarp;
@@ -34,7 +36,7 @@ PAIRLOSS_HOST_DEVICE constexpr int tensor_product_threads(bool both) {
 
 // Row blocks x panels.
 PAIRLOSS_HOST_DEVICE int64_t tensor_product_blocks(int64_t rows, int64_t classes) {
-  return ceil_div(rows, kProductRows) * ceil_div(classes, kPanelSlices * kSlice);
+  return ceil_div(rows, kProductRows) * ceil_div(classes, kPanelSlices * kSumSlice);
 }
 
 // The sums of a warp: 16 rows x 8 classes of each, as an mma adds to them. A warp has all class
@@ -50,29 +52,31 @@ __device__ __forceinline__ int class_tile(int warp, int n) {
 }
 
 // The planes of a word of columns, in a panel. stage: (2 buffers, slices x planes x kWordOctets).
-template <int kPlanesUsed, typename Stage>
+template <typename Factors, int kPlanesUsed, typename Stage>
 __device__ __forceinline__ void copy_word(Stage& stage, int buffer, const Side<float>& columns,
-                                          int64_t slices, Range panel, int64_t word) {
+                                          int slices, Range panel, int64_t word) {
   const int64_t column = word * kStaged;
   const Octet* const from =
-      plane_block(columns, slices, column / kTile, panel.begin) + column % kTile * kSliceOctets;
+      Factors::block(columns.sum_planes, slices, column / kTile, static_cast<int>(panel.begin)) +
+      column % kTile * kStepOctets;
   const int octets = static_cast<int>(panel.end - panel.begin) * kPlanesUsed * kWordOctets;
   for (int e = threadIdx.x; e < octets; e += blockDim.x) {
     const int plane = e / kWordOctets, slice = plane / kPlanesUsed;
-    copy_async(&stage[buffer][e],
-               from + slice * kBlockOctets + plane % kPlanesUsed * kPlaneOctets + e % kWordOctets);
+    copy_async(&stage[buffer][e], from + slice * Factors::kBlockOctets +
+                                      plane % kPlanesUsed * kPlaneOctets + e % kWordOctets);
   }
 }
 
 // Adds a word of columns to the sums of the warp. An mma cuts off where it should round (mma.cuh),
 // so each word begins with 0, and is added in float.
-template <int kPlanesUsed, typename Weights, typename Stage>
+template <typename Factors, int kPlanesUsed, typename Weights, typename Stage>
 __device__ __forceinline__ void add_word(const Problem<float>& problem, const Chunk<float>& chunk,
                                          const typename Weights::Share& share, const Stage& stage,
                                          int buffer, int class_tiles, const Words& words,
                                          int64_t word, Weights& weights,
                                          WarpSums<Weights::kRowTiles>& sums) {
   constexpr int kRowTiles = Weights::kRowTiles, kWeightPlanes = Weights::kWeightPlanes;
+  constexpr int kPlanes = Factors::kPlanes;
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   // The column that the lane points ldmatrix to: in matrix lane / 8, which is half of a step.
   const int column = column_at(lane / 16, lane / 8 % 2 * 8 + lane % 8);
@@ -86,10 +90,10 @@ __device__ __forceinline__ void add_word(const Problem<float>& problem, const Ch
     float of_word[kRowTiles][4] = {};
 #pragma unroll
     for (int plane = kPlanes - 1; plane >= 0; --plane) {
-      const int of_stage = tile / kSliceOctets * kPlanesUsed + first_plane + plane;
+      const int of_stage = tile / kStepOctets * kPlanesUsed + first_plane + plane;
       uint32_t b[2 * kSteps];
       load_matrices_transposed(
-          b, &stage[buffer][of_stage * kWordOctets + plane_octet(column, tile % kSliceOctets)]);
+          b, &stage[buffer][of_stage * kWordOctets + plane_octet(column, tile % kStepOctets)]);
 #pragma unroll
       for (int w = 0; w < kWeightPlanes && w + plane < kPlanes; ++w) {
 #pragma unroll
@@ -108,12 +112,13 @@ __device__ __forceinline__ void add_word(const Problem<float>& problem, const Ch
   }
 }
 
-// What three planes hold of classes 2t and 2t + 1 of an octet.
+// What the planes hold of classes 2t and 2t + 1 of an octet.
+template <int kPlanes>
 __device__ __forceinline__ void join(const Octet* first_plane, int t, float (&values)[2]) {
   values[0] = values[1] = 0.0f;
 #pragma unroll
   for (int plane = 0; plane < kPlanes; ++plane) {
-    const uint32_t pair = first_plane[plane * kPlaneOctets].pairs[t];
+    const uint32_t pair = first_plane[plane * kPlaneOctets].words[t];
     values[0] += from_bfloat16(pair & 0xffff);
     values[1] += from_bfloat16(pair >> 16);
   }
@@ -122,18 +127,20 @@ __device__ __forceinline__ void join(const Octet* first_plane, int t, float (&va
 // Grid (tensor_product_blocks() of the chunk's rows, product_splits), the row blocks of a panel in
 // a row: blocks that run at the same time then read the same planes. Writes the chunk's a (kBoth)
 // and b.
-template <bool kBoth, typename Weights>
+template <bool kBoth, typename Weights, typename Factors>
 __global__ void __launch_bounds__(tensor_product_threads(kBoth), kBoth ? 1 : 2)
     tensor_products_kernel(Problem<float> problem, Chunk<float> chunk) {
+  static_assert(std::is_same_v<typename Factors::Part, Bfloat16> && Factors::kSlice == kSumSlice);
+  constexpr int kPlanes = Factors::kPlanes;
   constexpr int kPlanesUsed = kBoth ? 2 * kPlanes : kPlanes;  // B needs P' alone
   constexpr int kRowTiles = Weights::kRowTiles;
   PAIRLOSS_SHARED(Octet, stage, [2][kPanelSlices * kPlanesUsed * kWordOctets]);
 
   const Side<float>&rows = problem.rows, &columns = problem.columns;
-  const int64_t slices = ceil_div(problem.classes, kSlice);
+  const int slices = Factors::slices(problem.classes);
   const unsigned row_blocks = static_cast<unsigned>(ceil_div(chunk.rows, kProductRows));
   const Range panel = part(slices, blockIdx.x / row_blocks, gridDim.x / row_blocks);
-  const int class_tiles = static_cast<int>(panel.end - panel.begin) * (kSlice / kClassTile);
+  const int class_tiles = static_cast<int>(panel.end - panel.begin) * (kSumSlice / kClassTile);
   const Range span = part(ceil_div(columns.rows, kStaged), blockIdx.y, chunk.product_splits);
 
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
@@ -157,7 +164,8 @@ __global__ void __launch_bounds__(tensor_product_threads(kBoth), kBoth ? 1 : 2)
     return span.end;
   };
   const auto copy = [&](int64_t word, int buffer) {
-    if (word < span.end) copy_word<kPlanesUsed>(stage, buffer, columns, slices, panel, word);
+    if (word < span.end)
+      copy_word<Factors, kPlanesUsed>(stage, buffer, columns, slices, panel, word);
     commit_copies();
   };
 
@@ -172,8 +180,8 @@ __global__ void __launch_bounds__(tensor_product_threads(kBoth), kBoth ? 1 : 2)
     __syncthreads();  // all threads' copies of this word are there
     // Without marks there is nothing to add, or it is not for this kernel.
     if (__any_sync(kAllLanes, words.any()))
-      add_word<kPlanesUsed>(problem, chunk, share, stage, buffer, class_tiles, words, word, weights,
-                            sums);
+      add_word<Factors, kPlanesUsed>(problem, chunk, share, stage, buffer, class_tiles, words, word,
+                                     weights, sums);
     // Also the barrier behind which the buffer has been read.
     const bool any_behind = __syncthreads_or(words_behind.any());
     word = next;
@@ -192,16 +200,16 @@ __global__ void __launch_bounds__(tensor_product_threads(kBoth), kBoth ? 1 : 2)
     const int row_of_tile = static_cast<int>((chunk.first + row) % kTile);
 #pragma unroll
     for (int n = 0; n < kPanelTiles / kRowTiles; ++n) {
-      const int of_panel = class_tile<kRowTiles>(warp, n), half = of_panel % kSliceOctets;
+      const int of_panel = class_tile<kRowTiles>(warp, n), half = of_panel % kStepOctets;
       if (of_panel >= class_tiles) break;
-      const int64_t slice = panel.begin + of_panel / kSliceOctets;
-      const Octet* const first_plane = plane_block(rows, slices, tile, slice) +
+      const int slice = static_cast<int>(panel.begin) + of_panel / kStepOctets;
+      const Octet* const first_plane = Factors::block(rows.sum_planes, slices, tile, slice) +
                                        (share.first_argument ? kPlanes * kPlaneOctets : 0);
       float own[2];
-      join(first_plane + plane_octet(row_of_tile, half), share.t, own);
+      join<kPlanes>(first_plane + plane_octet(row_of_tile, half), share.t, own);
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
-        const int64_t k = slice * kSlice + half * kClassTile + 2 * share.t + c;
+        const int64_t k = int64_t{slice} * kSumSlice + half * kClassTile + 2 * share.t + c;
         if (k < problem.classes)
           to[(blockIdx.y * chunk.stride + row) * problem.classes + k] =
               scale * fma(row_sum, own[c], -sums[r / 2][n][r % 2 * 2 + c]);

@@ -126,8 +126,9 @@ struct EqualWeights {
   }
 };
 
-// Any weights, in three planes. There is more to compute for each of them, so no two warps share
-// rows.
+// Any weights, in planes like the rows. There is more to compute for each of them, so no two warps
+// share rows.
+template <int kPlanes>
 struct AnyWeights {
   static constexpr int kWeightPlanes = kPlanes, kRowTiles = 1;
   using Share = WarpShare<kRowTiles>;

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from pairloss import _library
-from pairloss._arguments import GRADIENTS, REDUCTIONS, Inputs, Options, device_type
+from pairloss._arguments import GRADIENTS, PRECISIONS, REDUCTIONS, Inputs, Options, device_type
 
 _NONE = REDUCTIONS["none"]
 
@@ -17,7 +17,7 @@ _NONE = REDUCTIONS["none"]
 _TENSORS = len(Inputs._fields)
 _LOGITS, _REF_LOGITS = Inputs._fields.index("logits"), Inputs._fields.index("ref_logits")
 _REDUCTION = _TENSORS + 2
-_ARGUMENTS = _TENSORS + 9
+_ARGUMENTS = _TENSORS + 10
 
 
 def pair_kl_hinge(inputs: Inputs, options: Options) -> tuple[Tensor, Tensor]:
@@ -37,6 +37,7 @@ def pair_kl_hinge(inputs: Inputs, options: Options) -> tuple[Tensor, Tensor]:
         options.similar_weight,
         options.dissimilar_weight,
         options.balance,
+        PRECISIONS[options.precision],
         with_grad,
         with_ref_grad,
     )

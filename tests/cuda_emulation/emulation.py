@@ -16,6 +16,7 @@ HERE = Path(__file__).resolve().parent
 
 GRADIENTS = {"both": 0, "second": 1}
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
+PRECISIONS = {"fp32": 0, "tf32x3": 1, "bf16x3": 2, "tf32": 3}
 ARITHMETICS = {"automatic": 0, "fma": 1, "tensor": 2}
 ELEMENTS = {torch.float64: 0, torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
 
@@ -60,6 +61,7 @@ class _Call(ctypes.Structure):
         ("balance", ctypes.c_int64),
         ("gradient", ctypes.c_int64),
         ("reduction", ctypes.c_int64),
+        ("precision", ctypes.c_int64),
         ("upstream", ctypes.c_void_p),
         ("loss", ctypes.c_void_p),
         ("stats", ctypes.c_void_p),
@@ -72,6 +74,7 @@ class _Call(ctypes.Structure):
         ("pair_blocks", ctypes.c_int64),
         ("seed", ctypes.c_int64),
         ("launches", ctypes.c_void_p),
+        ("active", ctypes.c_void_p),
     ]
 
 
@@ -159,6 +162,23 @@ class Kernels:
         )
         return Result(torch.empty(0), torch.empty(0), grad, ref_grad)
 
+    def active(self, logits: Tensor, labels: Tensor, **options: Any) -> Tensor:
+        """(N, N) bool: the ordered pairs that have a gradient, by the tiled kernels."""
+        result = torch.zeros(len(logits), len(logits), dtype=torch.uint8)
+        self._call(
+            {"logits": logits, "labels": labels},
+            {
+                "loss": _unwritten((), torch.float32),
+                "stats": _unwritten((5,), torch.float64),
+                "grad": _unwritten(logits.shape, torch.float32),
+                "active": result,
+            },
+            gradient=GRADIENTS["both"],
+            reduction=REDUCTIONS["mean"],
+            **options,
+        )
+        return result.bool()
+
     def workspace_bytes(self, rows: int, classes: int, ref_rows: int = 0, levels: int = 1) -> int:
         """Memory of one float32 call with all gradients, beyond its arguments and results."""
         something = ctypes.c_double()
@@ -187,6 +207,7 @@ class Kernels:
         similar_weight: float = 1.0,
         dissimilar_weight: float = 1.0,
         balance: bool = False,
+        precision: str = "fp32",
         chunk_rows: int = 0,
         product_splits: int = 0,
         pair_blocks: int = 0,
@@ -216,6 +237,7 @@ class Kernels:
             similar_weight=similar_weight,
             dissimilar_weight=dissimilar_weight,
             balance=balance,
+            precision=PRECISIONS[precision],
             tiled=self.tiled,
             arithmetic=ARITHMETICS[self.arithmetic],
             chunk_rows=chunk_rows,

@@ -27,13 +27,27 @@ void load_kernel(const Octet* in, uint32_t* out) {
 }
 
 // Fragments as they are: a (lanes, 4), b (lanes, 2), d (lanes, 4).
+template <bool kTfloat32>
 void multiply_kernel(const uint32_t* a, const uint32_t* b, float* d) {
   const uint32_t* mine = a + threadIdx.x * 4;
   const uint32_t fragment[4] = {mine[0], mine[1], mine[2], mine[3]};
   float sums[4];
   for (int i = 0; i < 4; ++i) sums[i] = d[threadIdx.x * 4 + i];
-  mma_m16n8k16(sums, fragment, b[threadIdx.x * 2], b[threadIdx.x * 2 + 1]);
+  if (kTfloat32)
+    mma_m16n8k8(sums, fragment, b[threadIdx.x * 2], b[threadIdx.x * 2 + 1]);
+  else
+    mma_m16n8k16(sums, fragment, b[threadIdx.x * 2], b[threadIdx.x * 2 + 1]);
   for (int i = 0; i < 4; ++i) d[threadIdx.x * 4 + i] = sums[i];
+}
+
+template <typename Part, int kPlanes>
+void split_all(int64_t count, const float* x, float* planes) {
+  for (int64_t i = 0; i < count; ++i) {
+    uint32_t of_x[kPlanes];
+    split<Part>(x[i], of_x);
+    for (int plane = 0; plane < kPlanes; ++plane)
+      planes[plane * count + i] = Part::value(of_x[plane]);
+  }
 }
 
 // ---- two groups of copies, and what can go wrong with them ----
@@ -96,8 +110,9 @@ void load(const void* in, int64_t transposed, uint32_t* out) {
          static_cast<const Octet*>(in), out);
 }
 
-void multiply(const uint32_t* a, const uint32_t* b, float* d) {
-  launch(multiply_kernel, dim3(1), kLanes, nullptr, a, b, d);
+void multiply(const uint32_t* a, const uint32_t* b, float* d, int64_t tfloat32) {
+  launch(tfloat32 ? multiply_kernel<true> : multiply_kernel<false>, dim3(1), kLanes, nullptr, a, b,
+         d);
 }
 
 // Null, or what the emulation says.
@@ -116,12 +131,13 @@ const char* copy(int64_t fault, int64_t seed, const void* in, uint32_t* out) {
   }
 }
 
-void split_all(int64_t count, const float* x, uint32_t* planes) {
-  for (int64_t i = 0; i < count; ++i) {
-    uint32_t of_x[kPlanes];
-    split(x[i], of_x);
-    for (int plane = 0; plane < kPlanes; ++plane) planes[plane * count + i] = of_x[plane];
-  }
+// planes: (kPlanes, count), the parts of x as floats.
+void split_into_bfloat16(int64_t count, const float* x, float* planes) {
+  split_all<Bfloat16, 3>(count, x, planes);
+}
+
+void split_into_tfloat32(int64_t count, const float* x, float* planes) {
+  split_all<Tfloat32, 2>(count, x, planes);
 }
 
 }  // extern "C"

@@ -45,10 +45,23 @@ struct Multiplication {
   bool done = false;
 };
 
-// The sum of the exact products and d, cut off at 24 bits: the order in which hardware adds is not
-// documented, but that it cuts off is known (M. Fasi et al., "Numerical behavior of NVIDIA tensor
-// cores", 2021).
-inline void multiply(Multiplication* const (&lanes)[kWarpSize], int) {
+// d += a b. The sum of the exact products and d, cut off at 24 bits: the order in which hardware
+// adds is not documented, but that it cuts off is known (M. Fasi et al., "Numerical behavior of
+// NVIDIA tensor cores", 2021).
+template <int kDepth>
+void add_product(Multiplication* const (&lanes)[kWarpSize], const float (&a)[16][kDepth],
+                 const float (&b)[kDepth][8]) {
+  for (int lane = 0; lane < kWarpSize; ++lane) {
+    for (int i = 0; i < 4; ++i) {
+      const int row = lane / 4 + i / 2 * 8, column = 2 * (lane % 4) + i % 2;
+      double sum = lanes[lane]->d[i];
+      for (int k = 0; k < kDepth; ++k) sum += static_cast<double>(a[row][k]) * b[k][column];
+      lanes[lane]->d[i] = toward_zero(sum);
+    }
+  }
+}
+
+inline void multiply_bfloat16(Multiplication* const (&lanes)[kWarpSize], int) {
   float a[16][16], b[16][8];
   for (int lane = 0; lane < kWarpSize; ++lane) {
     const int g = lane / 4, t = lane % 4;
@@ -58,14 +71,20 @@ inline void multiply(Multiplication* const (&lanes)[kWarpSize], int) {
       for (int i = 0; i < 2; ++i) b[2 * t + half + i * 8][g] = half_of(lanes[lane]->b[i], half);
     }
   }
+  add_product(lanes, a, b);
+}
+
+// Ten bits of the significand are looked at.
+inline float tfloat32_of(uint32_t bits) { return from_bits<float>(bits & ~uint32_t{0x1fff}); }
+
+inline void multiply_tfloat32(Multiplication* const (&lanes)[kWarpSize], int) {
+  float a[16][8], b[8][8];
   for (int lane = 0; lane < kWarpSize; ++lane) {
-    for (int i = 0; i < 4; ++i) {
-      const int row = lane / 4 + i / 2 * 8, column = 2 * (lane % 4) + i % 2;
-      double sum = lanes[lane]->d[i];
-      for (int k = 0; k < 16; ++k) sum += static_cast<double>(a[row][k]) * b[k][column];
-      lanes[lane]->d[i] = toward_zero(sum);
-    }
+    const int g = lane / 4, t = lane % 4;
+    for (int i = 0; i < 4; ++i) a[g + i % 2 * 8][t + i / 2 * 4] = tfloat32_of(lanes[lane]->a[i]);
+    for (int i = 0; i < 2; ++i) b[t + i * 4][g] = tfloat32_of(lanes[lane]->b[i]);
   }
+  add_product(lanes, a, b);
 }
 
 template <typename T>
@@ -106,7 +125,13 @@ using SharedOctet = emulation::SharedPointer<Octet>;
 inline void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
                          int line = __builtin_LINE()) {
   emulation::Multiplication mine{d, a, {b0, b1}};
-  emulation::as_one_warp(mine, line, emulation::multiply);
+  emulation::as_one_warp(mine, line, emulation::multiply_bfloat16);
+}
+
+inline void mma_m16n8k8(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+                        int line = __builtin_LINE()) {
+  emulation::Multiplication mine{d, a, {b0, b1}};
+  emulation::as_one_warp(mine, line, emulation::multiply_tfloat32);
 }
 
 inline uint32_t pack_bfloat16(float low, float high) {

@@ -23,7 +23,7 @@ struct Call {
   const double* level_weights;
   int64_t ignore_index;
   double margin, similar_weight, dissimilar_weight;
-  int64_t balance, gradient, reduction;
+  int64_t balance, gradient, reduction, precision;
   const void* upstream;  // null: the forward op. Else the backward of reduction none, gradients in
                          // the type of logits
   void* loss;
@@ -32,6 +32,7 @@ struct Call {
   int64_t tiled, chunk_rows, arithmetic, product_splits, pair_blocks;  // see Choice
   int64_t seed;       // order of threads and blocks
   int64_t* launches;  // how many there were
+  uint8_t* active;    // null, or (rows, columns): which pairs have a gradient, see write_active()
 };
 
 template <typename scalar_t, typename out_t>
@@ -57,12 +58,27 @@ Evaluation<scalar_t, out_t> evaluation(const Call& call) {
   e.balance = call.balance != 0;
   e.gradient = static_cast<Gradient>(call.gradient);
   e.reduction = static_cast<Reduction>(call.reduction);
+  e.precision = static_cast<Precision>(call.precision);
   e.upstream = static_cast<const acc_t*>(call.upstream);
   e.loss = static_cast<acc_t*>(call.loss);
   e.stats = call.stats;
   e.grad = static_cast<out_t*>(call.grad);
   e.ref_grad = static_cast<out_t*>(call.ref_grad);
   return e;
+}
+
+// Whether the gradient of D_ij is not 0, in the first level, of a call that was one chunk of tiles.
+template <typename acc_t>
+void write_active(const Pass<acc_t>& pass, uint8_t* active) {
+  const int64_t rows = pass.problem.rows.rows, columns = pass.problem.columns.rows;
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t j = 0; j < columns; ++j) {
+      const uint64_t word =
+          pass.chunk.marks[marks_index(pass.chunk, columns, 0, j / kMicro, i / kMicro)];
+      active[i * columns + j] =
+          (word >> (i % kMicro * kRowBits + j % kMicro * kPairBits) & 3u) != 0;
+    }
+  }
 }
 
 template <typename scalar_t, typename out_t>
@@ -77,6 +93,11 @@ void run(const Call& call) {
   std::memset(workspace.get(), 0xff, bytes);
   run_pair_kl_hinge(e, workspace.get(), nullptr, choice);
   emulation::check_guards();
+  if (call.active != nullptr) {
+    Workspace same(workspace.get());
+    write_active(Work<accumulator_t<scalar_t>>(e, choice, same).pass, call.active);
+    emulation::check_guards();
+  }
 }
 
 template <typename scalar_t>

@@ -45,6 +45,12 @@ def pack(low: int, high: int) -> int:
     return int(low) | int(high) << 16
 
 
+def multiply(
+    library: ctypes.CDLL, a: Words, b: Words, d: NDArray[np.float32], tfloat32: bool
+) -> None:
+    library.multiply(pointer(a), pointer(b), pointer(d), ctypes.c_int64(tfloat32))
+
+
 # ---- instructions ----
 
 
@@ -82,12 +88,56 @@ def test_mma_multiplies_by_the_table_of_the_isa(library: ctypes.CDLL) -> None:
             b_lanes[lane, i // 2] |= int(b_bits[row, group]) << 16 * (i % 2)
         for i in range(4):
             d_lanes[lane, i] = d[group + (8 if i >= 2 else 0), 2 * within + i % 2]
-    library.multiply(pointer(a_lanes), pointer(b_lanes), pointer(d_lanes))
+    multiply(library, a_lanes, b_lanes, d_lanes, tfloat32=False)
     product = a @ b + d
     for lane in LANES:
         for i in range(4):
             row, column = lane // 4 + (8 if i >= 2 else 0), 2 * (lane % 4) + i % 2
             assert d_lanes[lane, i] == product[row, column]
+
+
+def lanes_of_tfloat32(
+    a: NDArray[np.float32], b: NDArray[np.float32], d: NDArray
+) -> tuple[Words, Words, NDArray[np.float32]]:
+    """PTX ISA, 'Matrix Fragments for mma.m16n8k8', .tf32: a (16, 8), b (8, 8), d (16, 8)."""
+    a_lanes, b_lanes = np.zeros((32, 4), np.uint32), np.zeros((32, 2), np.uint32)
+    d_lanes = np.zeros((32, 4), np.float32)
+    for lane in LANES:
+        group, within = lane // 4, lane % 4
+        for i in range(4):
+            row = group if i in (0, 2) else group + 8
+            column = within if i in (0, 1) else within + 4
+            a_lanes[lane, i] = a.view(np.uint32)[row, column]
+        for i in range(2):
+            b_lanes[lane, i] = b.view(np.uint32)[within + 4 * i, group]
+        for i in range(4):
+            d_lanes[lane, i] = d[group + (8 if i >= 2 else 0), 2 * within + i % 2]
+    return a_lanes, b_lanes, d_lanes
+
+
+def test_mma_of_tf32_multiplies_by_the_table_of_the_isa(library: ctypes.CDLL) -> None:
+    rng = np.random.default_rng(1)
+    a, b = (rng.integers(-999, 1000, shape).astype(np.float32) for shape in ((16, 8), (8, 8)))
+    d = rng.integers(-999, 1000, (16, 8))
+    a_lanes, b_lanes, d_lanes = lanes_of_tfloat32(a, b, d)
+    multiply(library, a_lanes, b_lanes, d_lanes, tfloat32=True)
+    product = a.astype(np.float64) @ b + d
+    for lane in LANES:
+        for i in range(4):
+            row, column = lane // 4 + (8 if i >= 2 else 0), 2 * (lane % 4) + i % 2
+            assert d_lanes[lane, i] == product[row, column]
+
+
+@pytest.mark.parametrize("operand", ["a", "b"])
+def test_mma_of_tf32_does_not_look_at_the_last_bits(library: ctypes.CDLL, operand: str) -> None:
+    """Ten bits of the significand stay, and the rest is cut off, not rounded."""
+    full = np.float32(-1 - 2.0**-10 - 2.0**-11 - 2.0**-23)
+    a, b = np.zeros((16, 8), np.float32), np.zeros((8, 8), np.float32)
+    a[:, 5] = full if operand == "a" else 1
+    b[5] = full if operand == "b" else 1
+    a_lanes, b_lanes, d_lanes = lanes_of_tfloat32(a, b, np.zeros((16, 8)))
+    multiply(library, a_lanes, b_lanes, d_lanes, tfloat32=True)
+    assert (d_lanes == -1 - 2.0**-10).all()
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -98,7 +148,7 @@ def test_mma_cuts_off(library: ctypes.CDLL, units: float, added: int, sign: int)
     a[0::4, :2] = pack(*bf16(np.array([2.0**-12, 0.0])))  # all rows, k = 0
     b[:] = pack(*bf16(np.array([sign * units * 2.0**-11, 0.0])))
     d = np.full((32, 4), float(sign), np.float32)
-    library.multiply(pointer(a), pointer(b), pointer(d))
+    multiply(library, a, b, d, tfloat32=False)
     assert (d == sign * (1 + added * 2.0**-23)).all()
 
 
@@ -138,11 +188,11 @@ def test_copies_arrive_when_waited_for(library: ctypes.CDLL, fault: int, seed: i
 
 
 def split(library: ctypes.CDLL, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(3, n)."""
-    planes = np.zeros((3, len(x)), np.uint32)
-    library.split_all(ctypes.c_int64(len(x)), pointer(x), pointer(planes))
-    assert (planes < 2**16).all()
-    return (planes << 16).view(np.float32)
+    """Three bfloat16: (3, n)."""
+    planes = np.zeros((3, len(x)), np.float32)
+    library.split_into_bfloat16(ctypes.c_int64(len(x)), pointer(x), pointer(planes))
+    assert not (planes.view(np.uint32) & 0xFFFF).any()
+    return planes
 
 
 def floats(least: int, most: int) -> NDArray[np.float32]:
@@ -177,3 +227,22 @@ def test_below_the_exact_range_the_error_is_tiny(library: ctypes.CDLL) -> None:
     x = floats(-149, -110)
     error = np.abs(split(library, x).astype(np.float64).sum(0) - x)
     assert 0 < error.max() <= 2.0**-134  # half of the least bf16
+
+
+def test_two_tf32_hold_all_but_two_bits_of_a_float(library: ctypes.CDLL) -> None:
+    x = floats(-100, 127)
+    planes = np.zeros((2, len(x)), np.float32)
+    library.split_into_tfloat32(ctypes.c_int64(len(x)), pointer(x), pointer(planes))
+    assert not (planes.view(np.uint32) & 0x1FFF).any()
+    exact, (first, second) = x.astype(np.float64), planes.astype(np.float64)
+    nonzero = x != 0
+    assert np.max(np.abs(exact - first)[nonzero] / np.abs(exact)[nonzero]) <= 2.0**-11
+    error = np.max(np.abs(exact - first - second)[nonzero] / np.abs(exact)[nonzero])
+    assert 0 < error <= 2.0**-22
+
+
+def test_ties_go_to_the_even_tf32(library: ctypes.CDLL) -> None:
+    x = np.array([1 + 2.0**-11, 1 + 3 * 2.0**-11, -1 - 2.0**-11, 2 - 2.0**-12], np.float32)
+    planes = np.zeros((2, 4), np.float32)
+    library.split_into_tfloat32(ctypes.c_int64(4), pointer(x), pointer(planes))
+    assert planes[0].tolist() == [1, 1 + 2.0**-9, -1, 2]
