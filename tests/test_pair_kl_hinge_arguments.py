@@ -270,6 +270,13 @@ BAD = {
     "margin: None": (TypeError, (Z, Y), {"margin": None}, "margin: expected .*, got NoneType"),
     "margin: a Tensor": (TypeError, (Z, Y), {"margin": Z[0, 0]}, "margin: expected .* Tensor"),
     "margin: a bool": (TypeError, (Z, Y), {"margin": True}, "margin: expected .*, got bool"),
+    "margin: a list": (TypeError, (Z, Y), {"margin": [2.0]}, "margin: expected .*, got list"),
+    "gradient: a list": (
+        ValueError,
+        (Z, Y),
+        {"gradient": ["both"]},
+        r"gradient: expected .*, got \['both'\]",
+    ),
     "gradient": (
         ValueError,
         (Z, Y),
@@ -332,6 +339,13 @@ def test_bad_option_of_the_module(case: str) -> None:
     error, _, keywords, message = BAD[case]
     with pytest.raises(error, match=message):
         PairKLHingeLoss(**keywords)
+
+
+def test_an_option_like_one_that_was_right() -> None:
+    """Options that have been checked are not checked again: True == 1, but is no margin."""
+    pair_kl_hinge_loss(Z, Y, margin=1)
+    with pytest.raises(TypeError, match="margin: expected a float, got bool"):
+        pair_kl_hinge_loss(Z, Y, margin=True)
 
 
 def test_options_are_keywords() -> None:
