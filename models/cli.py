@@ -50,17 +50,32 @@ def recipe_values(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def at_least(smallest: int) -> Callable[[str], int]:
+    """The type of an option that is a whole number, no smaller."""
+
+    def whole_number(given: str) -> int:
+        if not given.isdecimal() or int(given) < smallest:
+            raise argparse.ArgumentTypeError(
+                f"expected a whole number of at least {smallest}, got {given!r}"
+            )
+        return int(given)
+
+    return whole_number
+
+
 def add_run_options(parser: argparse.ArgumentParser, out: str) -> None:
     """Where to read and write (by default ``out``), and on what to compute."""
     add = parser.add_argument_group("run").add_argument
     add("--out", type=Path, default=Path(out), metavar="DIR", help=f"for results; default: {out}")
     add("--data-root", type=Path, default=Path("data"), metavar="DIR", help="default: data")
     add("--download", action="store_true", help="let torchvision fetch a missing data set")
-    add("--workers", type=int, default=2, help="processes that read image files; default: 2")
+    workers = "processes that read image files; default: 2"
+    add("--workers", type=at_least(0), default=2, help=workers)
     add("--in-memory", action="store_true", help="read image files once, into memory")
     add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: a GPU if any")
-    add("--checkpoint-every", type=int, default=1, metavar="EPOCHS", help="default: 1")
-    add("--tsne-points", type=int, default=1000, help="test images in the picture; default: 1000")
+    add("--checkpoint-every", type=at_least(1), default=1, metavar="EPOCHS", help="default: 1")
+    points = "test images in the picture; default: 1000"
+    add("--tsne-points", type=at_least(3), default=1000, help=points)
 
 
 def device_of(args: argparse.Namespace) -> torch.device:

@@ -114,10 +114,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     known = sorted((path.stem for path in RECIPES.glob("*.toml")), key=_table_number)
     add = parser.add_argument
     add("recipes", nargs="*", choices=[*known, []], metavar="RECIPE", help="default: all")
-    add("--steps", type=int, default=30, help="to take the median of; default: 30")
+    add("--steps", type=cli.at_least(1), default=30, help="to take the median of; default: 30")
     add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: a GPU if any")
-    add("--image-size", type=int, default=0, help="instead of the data set's")
-    add("--batch-size", type=int, help="instead of the recipe's")
+    add("--image-size", type=cli.at_least(0), default=0, help="instead of the data set's")
+    add("--batch-size", type=cli.at_least(2), help="instead of the recipe's")
     add("--amp", action="store_true", help="bfloat16 autocast")
     add("--out", type=Path, metavar="FILE", help="also write the figures as JSON")
     args = parser.parse_args(arguments)

@@ -58,7 +58,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--table", type=int, choices=sorted(paper.TABLES), default=3, help="default: 3")
     add("--data", choices=DATASETS, default="cifar10", help="default: cifar10")
-    add("--seeds", type=int, default=5, metavar="N", help="0 to N - 1; default: 5, as in the paper")
+    seeds = "0 to N - 1; default: 5, as in the paper"
+    add("--seeds", type=cli.at_least(1), default=5, metavar="N", help=seeds)
     add("--rows", nargs="+", choices=paper.ROWS, metavar="ROW", help="only these: %(choices)s")
     add(
         "--extras",

@@ -138,3 +138,18 @@ def test_options_that_do_not_exist_are_refused(capsys):
             cluster.main(arguments)
         assert stopped.value.code == 2
         assert arguments[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "smallest"), [("--workers", 0), ("--checkpoint-every", 1), ("--tsne-points", 3)]
+)
+def test_numbers_that_would_fail_after_the_training_are_refused(option, smallest, capsys):
+    for given in (str(smallest - 1), "1.5", "many"):
+        with pytest.raises(SystemExit):
+            cluster.main([option, given])
+        message = f"argument {option}: expected a whole number of at least {smallest}, got"
+        assert f"{message} {given!r}" in capsys.readouterr().err
+
+
+def test_the_smallest_picture(tmp_path):
+    assert cluster.main([*TINY, "--tsne-points", "3", "--out", str(tmp_path)]) == 0
