@@ -19,7 +19,7 @@ from models.recipe import RECIPE_VALUES
 
 # What a data set is trained with unless the command line says otherwise.
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "digits": {"epochs": 20, "batch_size": 32},
+    "digits": {"epochs": 20, "batch_size": 16},
     # Five epochs are short of the paper's first milestone, and clusters form until the last.
     "fashion-mnist": {"epochs": 5, "batch_size": 128, "milestones": ()},
     "cifar10": {"epochs": 20, "batch_size": 128},
