@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "cuda/losses.cuh"
+#include "cuda/open_tiles.cuh"
 #include "cuda/prepare.cuh"
 #include "cuda/products.cuh"
 #include "cuda/tensor_products.cuh"
@@ -123,6 +124,35 @@ class Workspace {
   int64_t bytes_ = 0;
 };
 
+// Whether certificates are worth their price, which is about a 30th of the work (docs/cuda.md), the
+// order of the rows and six launches or seven. Like rows make whole tiles in large batches only.
+inline bool is_certified(int64_t rows, int64_t columns, int64_t classes) {
+  constexpr int64_t kLeastRows = 2048, kLeastWork = int64_t{1} << 29;
+  return std::min(rows, columns) >= kLeastRows && std::max(rows, columns) < kMostOrderedRows &&
+         rows * columns * classes >= kLeastWork;
+}
+
+// side: as the caller has it. Afterwards it is in the order of the positions.
+template <typename acc_t>
+Ordering<acc_t> take_ordering(Workspace& workspace, int level_count, Side<acc_t>& side) {
+  Ordering<acc_t> ordering{side.rows, side.labels, side.weights, side.upstream};
+  ordering.keys = workspace.take<uint64_t>(side.rows);
+  side.given_row = ordering.row = workspace.take<int>(side.rows);
+  side.labels = ordering.labels = workspace.take<int64_t>(side.rows * level_count);
+  if (side.weights != nullptr) side.weights = ordering.weights = workspace.take<acc_t>(side.rows);
+  if (side.upstream != nullptr)
+    side.upstream = ordering.upstream = workspace.take<acc_t>(side.rows);
+  return ordering;
+}
+
+template <typename acc_t>
+void take_summaries(Workspace& workspace, int64_t classes, int level_count, Side<acc_t>& side) {
+  const int64_t tiles = ceil_div(side.rows, kTile);
+  side.summaries.greatest = workspace.take<acc_t>(tiles * classes);
+  side.summaries.labels = workspace.take<LabelSet>(tiles * level_count);
+  side.summaries.kind = workspace.take<TileKind>(tiles);
+}
+
 template <typename acc_t>
 void take_side(Workspace& workspace, int64_t classes, bool tensor, Side<acc_t>& side) {
   side.p = workspace.take<acc_t>(side.rows * classes);
@@ -143,6 +173,22 @@ inline Extrema take_extrema(Workspace& workspace, int64_t classes) {
   extrema.some_unbounded = workspace.take<int>(1);
   extrema.first_row = workspace.take<unsigned long long>(1);
   return extrema;
+}
+
+template <typename acc_t>
+Verdicts take_open_tiles(Workspace& workspace, const Problem<acc_t>& problem, const Plan& plan,
+                         Chunk<acc_t>& chunk) {
+  const PairTiles& tiles = chunk.tiles;
+  const int64_t all = int64_t{tiles.row_tiles} * tiles.column_tiles;
+  Verdicts verdicts;
+  verdicts.of_rows = verdicts.of_columns = workspace.take<uint8_t>(all);
+  if (!plan.once) verdicts.of_columns = workspace.take<uint8_t>(all);
+  verdicts.open_counts = workspace.take<int>(ceil_div(tiles.count(), kListThreads));
+  chunk.states = workspace.take<TileState>(all);
+  chunk.open = workspace.take<int>(1 + int64_t{tiles.count()});
+  const int64_t groups = ceil_div(tiles.row_tiles, group_tiles(problem));
+  chunk.open_columns = workspace.take<int>(groups * (1 + tiles.column_tiles));
+  return verdicts;
 }
 
 template <typename acc_t>

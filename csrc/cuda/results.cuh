@@ -42,9 +42,11 @@ __global__ void finish_kernel(Problem<acc_t> problem, Chunk<acc_t> chunk, acc_t*
   const int64_t local = blockIdx.x, row = chunk.first + local, classes = problem.classes;
   double loss = -0.0;  // see has_pair()
   for (int tile = threadIdx.x; tile < chunk.tiles.column_tiles; tile += blockDim.x)
-    loss += static_cast<double>(chunk.loss[tile * chunk.stride + local]);
+    if (!is_skipped(chunk, static_cast<int>(local / kTile), tile))  // nobody wrote that of others
+      loss += static_cast<double>(chunk.loss[tile * chunk.stride + local]);
   loss = reduce_block<Sum>(loss);
-  if (row_loss != nullptr && threadIdx.x == 0) row_loss[row] = static_cast<acc_t>(loss + 0.0);
+  const int64_t given = given_row(problem.rows, row);
+  if (row_loss != nullptr && threadIdx.x == 0) row_loss[given] = static_cast<acc_t>(loss + 0.0);
   if (grad == nullptr) return;
 
   const acc_t* p = problem.rows.p + row * classes;
@@ -75,7 +77,7 @@ __global__ void finish_kernel(Problem<acc_t> problem, Chunk<acc_t> chunk, acc_t*
   rest = reduce_block<Sum>(rest);
   for (int64_t k = threadIdx.x; k < classes; k += blockDim.x) {
     const acc_t element = chunk.b[local * classes + k];
-    grad[row * classes + k] = static_cast<out_t>(without_rest(element, rest, p[k]));
+    grad[given * classes + k] = static_cast<out_t>(without_rest(element, rest, p[k]));
   }
 }
 

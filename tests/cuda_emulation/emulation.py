@@ -70,6 +70,7 @@ class _Call(ctypes.Structure):
         ("arithmetic", ctypes.c_int64),
         ("product_splits", ctypes.c_int64),
         ("pair_blocks", ctypes.c_int64),
+        ("certified", ctypes.c_int64),
         ("seed", ctypes.c_int64),
         ("launches", ctypes.c_void_p),
     ]
@@ -93,14 +94,22 @@ class Kernels:
     ``pair_blocks`` how many blocks share the tiles, ``seed`` the order of threads and blocks.
     ``tiled``: the kernels for large batches at all sizes.
     ``arithmetic``: theirs, whatever the number of classes says.
+    ``certified``: they look for certain tiles at all sizes.
     """
 
-    def __init__(self, library: ctypes.CDLL, tiled: bool = False, arithmetic: str = "automatic"):
+    def __init__(
+        self,
+        library: ctypes.CDLL,
+        tiled: bool = False,
+        arithmetic: str = "automatic",
+        certified: bool = False,
+    ):
         library.emulate_pair_kl_hinge.restype = ctypes.c_char_p
         library.workspace_bytes_float32.restype = ctypes.c_int64
         self.library = library
         self.tiled = tiled
         self.arithmetic = arithmetic
+        self.certified = certified
         self.launches = 0  # of the last call
 
     def forward(
@@ -221,6 +230,7 @@ class Kernels:
             chunk_rows=chunk_rows,
             product_splits=product_splits,
             pair_blocks=pair_blocks,
+            certified=self.certified,
             seed=seed,
             launches=ctypes.addressof(launches),
             **{name: tensor.data_ptr() for name, tensor in tensors.items()},

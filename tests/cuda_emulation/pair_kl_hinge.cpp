@@ -29,7 +29,7 @@ struct Call {
   void* loss;
   double* stats;
   void *grad, *ref_grad;                                               // null: none
-  int64_t tiled, chunk_rows, arithmetic, product_splits, pair_blocks;  // see Choice
+  int64_t tiled, chunk_rows, arithmetic, product_splits, pair_blocks, certified;  // see Choice
   int64_t seed;       // order of threads and blocks
   int64_t* launches;  // how many there were
 };
@@ -69,7 +69,8 @@ template <typename scalar_t, typename out_t>
 void run(const Call& call) {
   const Evaluation<scalar_t, out_t> e = evaluation<scalar_t, out_t>(call);
   const Choice choice{call.tiled != 0, call.chunk_rows, static_cast<Arithmetic>(call.arithmetic),
-                      static_cast<int>(call.product_splits), static_cast<int>(call.pair_blocks)};
+                      static_cast<int>(call.product_splits), static_cast<int>(call.pair_blocks),
+                      call.certified != 0};
   const int64_t bytes = workspace_bytes(e, choice);
   // Exactly as large as it must be, for AddressSanitizer, and full of NaN, for what reads before it
   // writes.

@@ -1,0 +1,118 @@
+// Which tiles of a chunk are open, as lists for the kernels behind: tiles that are not certain
+// (certificates.cuh), in their order, so that blocks can share them evenly; and of every row block
+// of the products the columns that they meet.
+#pragma once
+
+#include "cuda/certificates.cuh"
+#include "cuda/tiles.cuh"
+
+namespace pairloss::cuda {
+namespace {
+
+constexpr int kListThreads = 256;
+
+// What the lists of a chunk are made of.
+struct Verdicts {
+  // (row tiles, column tiles) of rows against columns, and (column tiles, row tiles) of columns
+  // against rows, which is the same where the chunk is the whole batch.
+  uint8_t *of_rows = nullptr, *of_columns = nullptr;
+  int* open_counts = nullptr;  // of the blocks of states_kernel
+};
+
+template <typename acc_t>
+__device__ bool is_open(const Problem<acc_t>& problem, const Chunk<acc_t>& chunk,
+                        const Verdicts& verdicts, PairTile tile) {
+  const TileSummaries<acc_t>&rows = problem.rows.summaries, &columns = problem.columns.summaries;
+  const int64_t row = chunk.first / kTile + tile.row, column = tile.column;
+  if (rows.kind[row] == TileKind::empty || columns.kind[column] == TileKind::empty) return false;
+  if (rows.kind[row] != TileKind::bounded || columns.kind[column] != TileKind::bounded) return true;
+  const unsigned verdict =
+      verdicts.of_rows[int64_t{tile.row} * chunk.tiles.column_tiles + tile.column] &
+      verdicts.of_columns[int64_t{tile.column} * chunk.tiles.row_tiles + tile.row];
+  if (!(verdict & kBeyond)) return true;
+  for (int level = 0; level < problem.level_count; ++level)
+    if (!are_disjoint(rows.labels[row * problem.level_count + level],
+                      columns.labels[column * problem.level_count + level]))
+      return true;
+  return false;
+}
+
+// Grid: a thread per tile of the chunk. Writes states, and how many of a block's are open.
+template <typename acc_t>
+__global__ void __launch_bounds__(kListThreads)
+    states_kernel(Problem<acc_t> problem, Chunk<acc_t> chunk, Verdicts verdicts) {
+  const int index = blockIdx.x * kListThreads + threadIdx.x;
+  int open = 0;
+  if (index < chunk.tiles.count()) {
+    const PairTile tile = chunk.tiles.at(index);
+    open = is_open(problem, chunk, verdicts, tile);
+    const TileState state = open ? TileState::open : TileState::skipped;
+    chunk.states[int64_t{tile.row} * chunk.tiles.column_tiles + tile.column] = state;
+    if (chunk.tiles.has_mirror(tile))
+      chunk.states[int64_t{tile.column} * chunk.tiles.column_tiles + tile.row] = state;
+  }
+  open = reduce_block<Sum>(open);
+  if (threadIdx.x == 0) verdicts.open_counts[blockIdx.x] = open;
+}
+
+// How many threads of the block before this one have the flag; total: how many of all.
+__device__ inline int count_before(bool flag, int& total) {
+  constexpr int kWarps = kListThreads / kWarp;
+  PAIRLOSS_SHARED(int, of_warps, [kWarps]);
+  const unsigned flags = __ballot_sync(kAllLanes, flag);
+  const int warp = threadIdx.x / kWarp;
+  __syncthreads();  // an earlier call may still be reading
+  if (threadIdx.x % kWarp == 0) of_warps[warp] = __popc(flags);
+  __syncthreads();
+  int before = __popc(flags & ((1u << threadIdx.x % kWarp) - 1));
+  total = 0;
+  for (int other = 0; other < kWarps; ++other) {
+    if (other < warp) before += of_warps[other];
+    total += of_warps[other];
+  }
+  return before;
+}
+
+// Grid: the blocks of states_kernel, then a block per group of row tiles.
+template <typename acc_t>
+__global__ void __launch_bounds__(kListThreads)
+    lists_kernel(Problem<acc_t> problem, Chunk<acc_t> chunk, Verdicts verdicts) {
+  const int columns = chunk.tiles.column_tiles;
+  const int tile_blocks = static_cast<int>(ceil_div(chunk.tiles.count(), kListThreads));
+  const int block = blockIdx.x;
+  int total;
+  if (block < tile_blocks) {
+    int before = 0;
+    for (int other = threadIdx.x; other < block; other += kListThreads)
+      before += verdicts.open_counts[other];
+    before = reduce_block<Sum>(before);
+    const int index = block * kListThreads + threadIdx.x;
+    bool is_open = false;
+    if (index < chunk.tiles.count()) {
+      const PairTile tile = chunk.tiles.at(index);
+      is_open = !is_skipped(chunk, tile.row, tile.column);
+    }
+    const int place = before + count_before(is_open, total);
+    if (is_open) chunk.open[1 + place] = index;
+    if (block == tile_blocks - 1 && threadIdx.x == 0) chunk.open[0] = before + total;
+    return;
+  }
+  const int rows_of_group = group_tiles(problem);
+  const int group = block - tile_blocks, first_row = group * rows_of_group;
+  int* const list = open_columns(chunk, group);
+  int listed = 0;
+  for (int first = 0; first < columns; first += kListThreads) {
+    const int column = first + threadIdx.x;
+    bool is_open = false;
+    for (int row = first_row; row < first_row + rows_of_group; ++row)
+      if (column < columns && row < chunk.tiles.row_tiles)
+        is_open = is_open || !is_skipped(chunk, row, column);
+    const int place = listed + count_before(is_open, total);
+    if (is_open) list[1 + place] = column;
+    listed += total;
+  }
+  if (threadIdx.x == 0) list[0] = listed;
+}
+
+}  // namespace
+}  // namespace pairloss::cuda
