@@ -73,7 +73,26 @@ class _Call(ctypes.Structure):
         ("certified", ctypes.c_int64),
         ("seed", ctypes.c_int64),
         ("launches", ctypes.c_void_p),
+        ("found", ctypes.c_void_p),
     ]
+
+
+class _Found(ctypes.Structure):
+    """Found of pair_kl_hinge.cpp."""
+
+    _fields_ = [
+        (name, ctypes.c_void_p) for name in ("order", "ref_order", "states", "open", "open_columns")
+    ]
+
+
+class Certificates(NamedTuple):
+    """What a certified call has found: of the pass of the batch, in one chunk of rows."""
+
+    order: Tensor  # (N,), the row at each position
+    ref_order: Tensor  # (M,)
+    states: Tensor  # (row tiles, column tiles), see TileState
+    open: Tensor  # indices of the open tiles
+    open_columns: list[Tensor]  # of each group of row tiles, its open column tiles
 
 
 class Result(NamedTuple):
@@ -168,6 +187,28 @@ class Kernels:
         )
         return Result(torch.empty(0), torch.empty(0), grad, ref_grad)
 
+    def certificates(
+        self, logits: Tensor, labels: Tensor, *, group_tiles: int, **inputs_and_options: Any
+    ) -> Certificates:
+        """Of the forward op with a gradient."""
+        ref_logits = inputs_and_options.get("ref_logits")
+        columns = len(logits) if ref_logits is None else len(ref_logits)
+        tiles, column_tiles = -(-len(logits) // 64), -(-columns // 64)
+        integers = {"dtype": torch.int32}
+        order, ref_order = torch.empty(len(logits), **integers), torch.empty(columns, **integers)
+        states = torch.full((tiles, column_tiles), 255, dtype=torch.uint8)
+        open_tiles = torch.empty(1 + tiles * column_tiles, **integers)
+        groups = torch.empty(-(-tiles // group_tiles), 1 + column_tiles, **integers)
+        found = _Found(*(x.data_ptr() for x in (order, ref_order, states, open_tiles, groups)))
+        self.forward(logits, labels, found=ctypes.addressof(found), **inputs_and_options)
+        return Certificates(
+            order,
+            ref_order,
+            states,
+            open_tiles[1 : 1 + int(open_tiles[0])],
+            [group[1 : 1 + int(group[0])] for group in groups],
+        )
+
     def workspace_bytes(self, rows: int, classes: int, ref_rows: int = 0, levels: int = 1) -> int:
         """Memory of one float32 call with all gradients, beyond its arguments and results."""
         something = ctypes.c_double()
@@ -183,6 +224,7 @@ class Kernels:
             stats=pointer,
             grad=pointer,
             ref_grad=pointer if ref_rows else None,
+            certified=self.certified,
         )
         return self.library.workspace_bytes_float32(ctypes.byref(call))
 

@@ -1,0 +1,325 @@
+"""The order of the rows, the tiles that are certain without looking at their pairs, and the lists
+of all others: found by the CUDA kernels' own source on the emulation, held against brute force."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pairloss._arguments import check_inputs
+from tests import truth, truth_forms
+from tests.cuda_emulation.emulation import GRADIENTS, Certificates, Kernels
+from tests.native_build import SANITIZE
+from tests.tolerances import assert_close
+
+IGNORED = -100
+OPEN, SKIPPED = 0, 1
+TILE = 64
+
+
+class Way(NamedTuple):
+    arithmetic: str
+    dtype: torch.dtype
+    group_tiles: int  # row tiles of a block of the products
+
+
+WAYS = [Way("fma", torch.float64, 1)]
+if not SANITIZE:  # under which the emulated tensor cores are slow
+    WAYS += [Way("fma", torch.float32, 1), Way("tensor", torch.float32, 2)]
+each_arithmetic = pytest.mark.parametrize("way", WAYS, ids=lambda w: f"{w.arithmetic}-{w.dtype}")
+
+
+def certified(kernels: Kernels, way: Way) -> Kernels:
+    return Kernels(kernels.library, tiled=True, arithmetic=way.arithmetic, certified=True)
+
+
+def find(kernels: Kernels, way: Way, **given: Any) -> Certificates:
+    return certified(kernels, way).certificates(group_tiles=way.group_tiles, **given)
+
+
+def clustered(
+    rows: int,
+    classes: int = 18,
+    clusters: int = 4,
+    height: float = 8.0,
+    seed: int = 0,
+    noise: float = 0.4,
+) -> tuple[Tensor, Tensor]:
+    """Logits of a network that has nearly converged; labels of which few are wrong."""
+    generator = torch.Generator().manual_seed(seed)
+    of_row = torch.randint(clusters, (rows,), generator=generator)
+    logits = noise * torch.randn(rows, classes, generator=generator, dtype=torch.float64)
+    logits[torch.arange(rows), 2 * of_row] += height
+    wrong = torch.rand(rows, generator=generator) < 0.02
+    labels = torch.where(wrong, (of_row + 1) % clusters, of_row)
+    return logits.float().double(), labels * 2**40 - 7
+
+
+def tiles_of(order: Tensor, rows: int) -> list[NDArray[np.int64]]:
+    assert sorted(order.tolist()) == list(range(rows))
+    return [order[first : first + TILE].numpy() for first in range(0, rows, TILE)]
+
+
+class Pairs(NamedTuple):
+    """(N, M): of each pair of a row and a column."""
+
+    similar: NDArray[np.bool_]  # in any level
+    dissimilar: NDArray[np.bool_]  # in any level
+    least: NDArray[np.float64]  # divergence of the two directions
+
+
+def brute_force(given: dict[str, Tensor]) -> Pairs:
+    logits, labels = given["logits"], given["labels"]
+    columns, column_labels = given.get("ref_logits", logits), given.get("ref_labels", labels)
+    log_p = torch.cat([logits, columns]).double().log_softmax(1).numpy()
+    divergence = truth.pairwise_kl(log_p)
+    n = len(logits)
+    ours, theirs = labels.reshape(n, -1, 1), column_labels.reshape(len(columns), -1, 1)
+    ours, theirs = ours.permute(0, 2, 1), theirs.permute(2, 0, 1)
+    valid = (ours != IGNORED) & (theirs != IGNORED)
+    if columns is logits:
+        valid &= ~torch.eye(n, dtype=torch.bool)[:, :, None]
+    similar, dissimilar = (ours == theirs) & valid, (ours != theirs) & valid
+    least = np.minimum(divergence[:n, n:], divergence[n:, :n].T)
+    return Pairs(similar.any(2).numpy(), dissimilar.any(2).numpy(), least)
+
+
+def check(found: Certificates, given: dict[str, Tensor], margin: float, group: int) -> float:
+    """No tile is skipped that has anything, and the lists are those of the states. Returns the
+    share of tiles that are skipped."""
+    pairs = brute_force(given)
+    within = "ref_logits" not in given
+    rows = tiles_of(found.order, len(given["logits"]))
+    columns = rows if within else tiles_of(found.ref_order, len(given["ref_logits"]))
+    for r, c in np.ndindex(found.states.shape):
+        tile = np.ix_(rows[r], columns[c])
+        state = found.states[r, c]
+        assert state in (OPEN, SKIPPED)
+        if state == SKIPPED:
+            assert not pairs.similar[tile].any()
+            assert not (pairs.dissimilar[tile] & ~(pairs.least[tile] >= margin)).any()
+    states = found.states.numpy()
+    if within:
+        assert (states == states.T).all()
+    listed = states == OPEN
+    assert len(found.open) == (np.triu(listed) if within else listed).sum()
+    assert (found.open.diff() > 0).all()
+    for number, of_group in enumerate(found.open_columns):
+        any_open = listed[number * group : (number + 1) * group].any(0)
+        assert of_group.tolist() == np.flatnonzero(any_open).tolist()
+    return float((states == SKIPPED).mean())
+
+
+# ---- the order of the rows ----------------------------------------------------------------------
+
+
+@each_arithmetic
+def test_like_rows_are_neighbours(kernels: Kernels, way: Way) -> None:
+    logits, labels = clustered(330, seed=1)
+    labels[[4, 80, 329]] = IGNORED
+    logits[7, 3] = -torch.inf
+    logits[9, 0] = torch.nan
+    logits[200] = logits[10]
+    labels[200] = labels[10]
+    order = find(kernels, way, logits=logits.to(way.dtype), labels=labels).order
+    assert sorted(order.tolist()) == list(range(330))
+    assert set(order[-3:].tolist()) == {4, 80, 329}
+    assert set(order[-5:-3].tolist()) == {7, 9}
+    like = order[:-5].long()
+    place = {row: at for at, row in enumerate(like.tolist())}
+    assert place[200] == place[10] + 1  # alike: in the order given
+    runs = torch.unique_consecutive(labels[like])
+    assert len(runs) == len(runs.unique())
+    probabilities = logits.softmax(1)
+    for label in runs:
+        rows = like[labels[like] == label]
+        largest, of_row = probabilities[rows].max(1)
+        assert (of_row.diff() >= 0).all()
+        for k in of_row.unique():
+            odds = (1 - largest[of_row == k]) / largest[of_row == k]
+            assert (odds[1:] * 1.13 > odds[:-1]).all()  # in eighths of octaves
+
+
+def test_rows_stand_by_their_first_label_and_then_by_all(kernels: Kernels) -> None:
+    logits, fine = clustered(200, clusters=6)
+    fine = fine % 6
+    labels = torch.stack([fine // 2, fine], 1)
+    order = find(kernels, WAYS[0], logits=logits, labels=labels).order.long()
+    for level in range(2):
+        runs = torch.unique_consecutive(labels[order, level])
+        assert len(runs) == len(runs.unique())
+
+
+# ---- tiles --------------------------------------------------------------------------------------
+
+
+def given_of(name: str) -> dict[str, Tensor]:
+    logits, labels = clustered(300)
+    given = {"logits": logits, "labels": labels}
+    if name == "ignored":
+        labels[::3] = IGNORED
+    if name == "half ignored":  # whole tiles of rows that take no part
+        labels[:170] = IGNORED
+    if name == "levels":
+        of_row = (labels + 7) // 2**40
+        given["labels"] = torch.stack([labels, of_row // 2], 1)
+        given["labels"][::5, 1] = IGNORED
+    if name == "unlike levels":  # similar in the second level alone
+        given["labels"] = torch.stack([labels, torch.arange(300) % 3], 1)
+    if name == "reference":
+        given["ref_logits"], given["ref_labels"] = clustered(215, seed=5)
+    if name == "random":
+        given["logits"] = 1.5 * torch.randn(300, 18, generator=torch.Generator().manual_seed(3))
+    if name == "nearly uniform":
+        given["logits"] = logits * 1e-3
+    if name == "extreme":
+        given["logits"] = logits * 1e4
+    if name == "not finite":
+        logits[5, 3], logits[77, 1], logits[200, 0] = torch.nan, torch.inf, -torch.inf
+        logits[100:110, 7] = -1e38
+    return given
+
+
+SHARES = {  # that are skipped at the least
+    "clustered": 0.2,
+    "ignored": 0.3,
+    "half ignored": 0.6,
+    "levels": 0.1,
+    "unlike levels": 0.0,
+    "reference": 0.2,
+    "random": 0.0,
+    "nearly uniform": 0.0,
+    "extreme": 0.2,
+    "not finite": 0.05,
+}
+
+
+@each_arithmetic
+@pytest.mark.parametrize("name", SHARES)
+def test_tiles_that_are_skipped_have_nothing(kernels: Kernels, way: Way, name: str) -> None:
+    given = given_of(name)
+    given |= {side: x.to(way.dtype) for side, x in given.items() if x.is_floating_point()}
+    found = find(kernels, way, **given, margin=2.0)
+    share = check(found, given, 2.0, way.group_tiles)
+    assert share >= SHARES[name]
+    if name in ("random", "nearly uniform", "unlike levels"):
+        assert share == 0.0
+
+
+@each_arithmetic
+def test_a_margin_between_the_divergences_of_a_tile(kernels: Kernels, way: Way) -> None:
+    """Whatever the margin is, nothing inside is skipped, and something is until it is too large."""
+    given = {**given_of("clustered")}
+    given["logits"] = given["logits"].to(way.dtype)
+    pairs = brute_force(given)
+    far = pairs.least[pairs.dissimilar & (pairs.least > 2.0)]
+    shares = []
+    for quantile in (0.0, 0.01, 0.2, 0.5, 1.0):
+        margin = float(np.quantile(far, quantile))
+        found = find(kernels, way, **given, margin=margin)
+        shares.append(check(found, given, margin, way.group_tiles))
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] > 0.2
+    assert shares[-1] == 0.0
+
+
+@each_arithmetic
+@pytest.mark.parametrize("scale", [0.5, 2.0, 300.0])
+def test_a_bound_that_is_the_divergence_itself(kernels: Kernels, way: Way, scale: float) -> None:
+    """All rows of a tile are equal, so rounding alone separates the bound from the margin."""
+    two = torch.randn(2, 50, generator=torch.Generator().manual_seed(0)) * scale
+    logits = two.repeat_interleave(TILE, 0).to(way.dtype)
+    labels = torch.arange(2).repeat_interleave(TILE)
+    log_p = two.to(way.dtype).double().log_softmax(1).numpy()
+    exact = min(truth.pairwise_kl(log_p)[[0, 1], [1, 0]])
+    rounding = float(torch.finfo(way.dtype).eps)
+    for step in (1, 2, 5, 20, 60):
+        margin = exact + step / 30 * rounding * (exact + 1)
+        states = find(kernels, way, logits=logits, labels=labels, margin=margin).states
+        assert (states == OPEN).all()
+    margin = exact - 100 * 64 * rounding * (exact + 1)
+    states = find(kernels, way, logits=logits, labels=labels, margin=margin).states
+    assert states.tolist() == [[OPEN, SKIPPED], [SKIPPED, OPEN]]
+
+
+# ---- loss and gradient --------------------------------------------------------------------------
+
+FORMS: dict[str, dict[str, Any]] = {
+    "clustered": {},
+    "ignored": {},
+    "half ignored": {},
+    "levels": {"level_weights": (0.3, 1.4)},
+    "reference": {"similar_weight": 0.4, "balance": True},
+}
+
+
+@pytest.mark.parametrize("chunk_rows", [0, 128])
+@each_arithmetic
+@pytest.mark.parametrize("name", FORMS)
+def test_equals_the_truth(kernels: Kernels, way: Way, name: str, chunk_rows: int) -> None:
+    """With tiles that are skipped, in one chunk and in several."""
+    given = given_of(name)
+    rows, reference = len(given["logits"]), "ref_logits" in given
+    options = dict(FORMS[name])
+    for side, count in (("sample_weights", rows), ("ref_sample_weights", 215)):
+        if name in ("ignored", "reference") and (reference or side == "sample_weights"):
+            given[side] = torch.rand(count, generator=torch.Generator().manual_seed(2)).double()
+    arrays = {side: x.numpy() for side, x in given.items()}
+    exact = truth_forms.evaluate(
+        **arrays, **{**options, "balance": "pairs" if options.get("balance") else None}
+    )
+    exact = exact.with_margin(truth.margin_in_a_gap(exact.dissimilar_divergence, 2.0))
+    options["margin"] = exact.margin
+    weights = options.pop("level_weights", None)
+    given |= {side: x.to(way.dtype) for side, x in given.items() if x.is_floating_point()}
+    inputs = check_inputs(**given, level_weights=weights)
+    call = {side: x for side, x in inputs._asdict().items() if x is not None} | options
+    ours = certified(kernels, way)
+    tolerance = 1e-12 if way.dtype == torch.float64 else 3e-6
+    upstream = torch.randn(rows, generator=torch.Generator().manual_seed(4))
+    more = {"with_ref_grad": reference, "chunk_rows": chunk_rows}
+    for gradient in GRADIENTS:
+        result = ours.forward(**call, gradient=gradient, **more)
+        assert_close(result.loss, exact.loss("mean"), tolerance)
+        stats = exact.stats("mean")
+        assert_close(result.stats.reshape(stats.shape), stats, tolerance)
+        for grad, of_side in zip(result[2:], exact.grads(gradient, "mean"), strict=True):
+            if grad is not None:
+                assert_close(grad, of_side, 10 * tolerance, gradient)
+        back = ours.backward(upstream, **call, gradient=gradient, **more)
+        expected = exact.grads(gradient, "none", upstream.double().numpy())
+        for grad, of_side in zip(back[2:], expected, strict=True):
+            if grad is not None:
+                assert_close(grad, of_side, 10 * tolerance, f"{gradient}, backward")
+    row_loss = ours.forward(**call, reduction="none", chunk_rows=chunk_rows).loss
+    assert_close(row_loss, exact.loss("none"), tolerance)
+
+
+@each_arithmetic
+def test_same_bits_in_any_order_of_threads_and_blocks(kernels: Kernels, way: Way) -> None:
+    logits, labels = clustered(330)
+    results = [
+        certified(kernels, way).forward(logits.to(way.dtype), labels, seed=seed, pair_blocks=5)
+        for seed in range(3)
+    ]
+    for result in results[1:]:
+        for ours, first in zip(result[:3], results[0][:3], strict=True):
+            assert torch.equal(ours, first)
+
+
+def test_large_batches_are_certified_by_their_sizes(kernels: Kernels) -> None:
+    """Which shows in the memory for the order, and for the lists."""
+
+    def bytes_of(rows: int, columns: int, ref_rows: int = 0, certified: bool = False) -> int:
+        one = Kernels(kernels.library, certified=certified)
+        return one.workspace_bytes(rows, columns, ref_rows)
+
+    for sizes in [(4096, 34), (16384, 2), (2048, 128), (65_536, 34, 2048)]:
+        assert bytes_of(*sizes) == bytes_of(*sizes, certified=True)
+    for sizes in [(4096, 10), (2047, 500), (128, 4096), (1024, 34, 2**20)]:
+        assert bytes_of(*sizes) < bytes_of(*sizes, certified=True)
