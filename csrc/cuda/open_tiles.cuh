@@ -3,7 +3,7 @@
 // of the products the columns that they meet.
 #pragma once
 
-#include "cuda/certificates.cuh"
+#include "cuda/closed_forms.cuh"
 #include "cuda/tiles.cuh"
 
 namespace pairloss::cuda {
@@ -20,21 +20,36 @@ struct Verdicts {
 };
 
 template <typename acc_t>
-__device__ bool is_open(const Problem<acc_t>& problem, const Chunk<acc_t>& chunk,
-                        const Verdicts& verdicts, PairTile tile) {
+__device__ TileState find_state(const Problem<acc_t>& problem, const Chunk<acc_t>& chunk,
+                                const Verdicts& verdicts, PairTile tile) {
   const TileSummaries<acc_t>&rows = problem.rows.summaries, &columns = problem.columns.summaries;
   const int64_t row = chunk.first / kTile + tile.row, column = tile.column;
-  if (rows.kind[row] == TileKind::empty || columns.kind[column] == TileKind::empty) return false;
-  if (rows.kind[row] != TileKind::bounded || columns.kind[column] != TileKind::bounded) return true;
+  if (rows.kind[row] == TileKind::empty || columns.kind[column] == TileKind::empty)
+    return TileState::skipped;
+  if (rows.kind[row] != TileKind::bounded || columns.kind[column] != TileKind::bounded)
+    return TileState::open;
+  // A row with itself is no pair.
+  if (problem.within && row == column && rows.row_sums[row].count == 1) return TileState::skipped;
+
+  bool similar = false, dissimilar = false, full = true;
+  for (int level = 0; level < problem.level_count; ++level) {
+    const LabelSet& of_rows = rows.labels[row * problem.level_count + level];
+    const LabelSet& of_columns = columns.labels[column * problem.level_count + level];
+    const Relation relation = relation_of(of_rows, of_columns);
+    if (relation == Relation::unknown) return TileState::open;
+    similar |= relation == Relation::similar;
+    if (relation != Relation::dissimilar) continue;
+    dissimilar = true;
+    full &= of_rows.full && of_columns.full;
+  }
   const unsigned verdict =
       verdicts.of_rows[int64_t{tile.row} * chunk.tiles.column_tiles + tile.column] &
       verdicts.of_columns[int64_t{tile.column} * chunk.tiles.row_tiles + tile.row];
-  if (!(verdict & kBeyond)) return true;
-  for (int level = 0; level < problem.level_count; ++level)
-    if (!are_disjoint(rows.labels[row * problem.level_count + level],
-                      columns.labels[column * problem.level_count + level]))
-      return true;
-  return false;
+  const bool beyond = !dissimilar || (verdict & kBeyond) != 0;
+  if (beyond && !similar) return TileState::skipped;
+  if (!have_closed_forms(problem)) return TileState::open;
+  if (beyond) return TileState::beyond;
+  return full && (verdict & kInside) != 0 ? TileState::inside : TileState::open;
 }
 
 // Grid: a thread per tile of the chunk. Writes states, and how many of a block's are open.
@@ -45,8 +60,8 @@ __global__ void __launch_bounds__(kListThreads)
   int open = 0;
   if (index < chunk.tiles.count()) {
     const PairTile tile = chunk.tiles.at(index);
-    open = is_open(problem, chunk, verdicts, tile);
-    const TileState state = open ? TileState::open : TileState::skipped;
+    const TileState state = find_state(problem, chunk, verdicts, tile);
+    open = state == TileState::open;
     chunk.states[int64_t{tile.row} * chunk.tiles.column_tiles + tile.column] = state;
     if (chunk.tiles.has_mirror(tile))
       chunk.states[int64_t{tile.column} * chunk.tiles.column_tiles + tile.row] = state;
@@ -87,31 +102,31 @@ __global__ void __launch_bounds__(kListThreads)
       before += verdicts.open_counts[other];
     before = reduce_block<Sum>(before);
     const int index = block * kListThreads + threadIdx.x;
-    bool is_open = false;
+    bool listed = false;
     if (index < chunk.tiles.count()) {
       const PairTile tile = chunk.tiles.at(index);
-      is_open = !is_skipped(chunk, tile.row, tile.column);
+      listed = is_open(chunk, tile.row, tile.column);
     }
-    const int place = before + count_before(is_open, total);
-    if (is_open) chunk.open[1 + place] = index;
+    const int place = before + count_before(listed, total);
+    if (listed) chunk.open[1 + place] = index;
     if (block == tile_blocks - 1 && threadIdx.x == 0) chunk.open[0] = before + total;
     return;
   }
   const int rows_of_group = group_tiles(problem);
   const int group = block - tile_blocks, first_row = group * rows_of_group;
   int* const list = open_columns(chunk, group);
-  int listed = 0;
+  int count = 0;
   for (int first = 0; first < columns; first += kListThreads) {
     const int column = first + threadIdx.x;
-    bool is_open = false;
+    bool listed = false;
     for (int row = first_row; row < first_row + rows_of_group; ++row)
       if (column < columns && row < chunk.tiles.row_tiles)
-        is_open = is_open || !is_skipped(chunk, row, column);
-    const int place = listed + count_before(is_open, total);
-    if (is_open) list[1 + place] = column;
-    listed += total;
+        listed = listed || is_open(chunk, row, column);
+    const int place = count + count_before(listed, total);
+    if (listed) list[1 + place] = column;
+    count += total;
   }
-  if (threadIdx.x == 0) list[0] = listed;
+  if (threadIdx.x == 0) list[0] = count;
 }
 
 }  // namespace

@@ -111,6 +111,7 @@ struct Pass {
   Chunk<acc_t> chunk;
   SmallBatch<acc_t> small;  // instead of the plan and the chunk
   Verdicts verdicts;        // with certificates
+  ClosedForms closed;       // likewise
 };
 
 // Everything that the kernels work on.
@@ -168,11 +169,13 @@ struct Work {
       made.plan =
           make_plan(made.problem, tensor, choice.chunk_rows > 0 ? choice.chunk_rows : usual);
       made.plan.equal_weights = have_equal_weights(e);
+      made.plan.certified = certified;
       if (choice.product_splits > 0) made.plan.product_splits = choice.product_splits;
       if (choice.pair_blocks > 0) made.plan.pair_blocks = choice.pair_blocks;
       made.chunk = take_chunk<acc_t>(workspace, made.plan, both, with_sums, with_grad);
-      if (certified)
-        made.verdicts = take_open_tiles(workspace, made.problem, made.plan, made.chunk);
+      if (!certified) return;
+      made.verdicts = take_open_tiles(workspace, made.problem, made.plan, made.chunk);
+      made.closed = take_closed_forms(workspace, made.problem, made.plan, made.chunk);
     };
     with_pass = e.stats != nullptr || e.grad != nullptr;
     with_ref_pass = e.ref_grad != nullptr;
@@ -200,7 +203,7 @@ struct Work {
 
 template <bool kBoth>
 void launch_tensor_products(const Pass<float>& pass, cudaStream_t stream) {
-  const auto& [problem, plan, chunk, small, verdicts] = pass;
+  const auto& [problem, plan, chunk, small, verdicts, closed] = pass;
   const int64_t blocks = tensor_product_blocks(chunk.rows, plan.classes);
   launch(plan.equal_weights ? tensor_products_kernel<kBoth, EqualWeights>
                             : tensor_products_kernel<kBoth, AnyWeights>,
@@ -210,7 +213,7 @@ void launch_tensor_products(const Pass<float>& pass, cudaStream_t stream) {
 
 template <bool kBoth, typename acc_t>
 void launch_products(const Pass<acc_t>& pass, cudaStream_t stream) {
-  const auto& [problem, plan, chunk, small, verdicts] = pass;
+  const auto& [problem, plan, chunk, small, verdicts, closed] = pass;
   if constexpr (std::is_same_v<acc_t, float>) {
     if (problem.columns.planes != nullptr) launch_tensor_products<kBoth>(pass, stream);
   }
@@ -229,7 +232,7 @@ void launch_products(const Pass<acc_t>& pass, cudaStream_t stream) {
 
 template <typename acc_t>
 void launch_losses(const Pass<acc_t>& pass, cudaStream_t stream) {
-  const auto& [problem, plan, chunk, small, verdicts] = pass;
+  const auto& [problem, plan, chunk, small, verdicts, closed] = pass;
   if (plan.class_parts > 1) {
     const dim3 grid(plan.class_parts, static_cast<unsigned>(chunk.tiles.count()));
     if constexpr (std::is_same_v<acc_t, float>) {
@@ -275,8 +278,8 @@ void launch_summaries(const Problem<acc_t>& problem, cudaStream_t stream) {
 }
 
 template <typename acc_t>
-void launch_open_tiles(const Pass<acc_t>& pass, cudaStream_t stream) {
-  const auto& [problem, plan, chunk, small, verdicts] = pass;
+void launch_certificates(const Pass<acc_t>& pass, cudaStream_t stream) {
+  const auto& [problem, plan, chunk, small, verdicts, closed] = pass;
   const TileSpan<acc_t> rows{problem.rows, static_cast<int>(chunk.first / kTile),
                              chunk.tiles.row_tiles};
   const TileSpan<acc_t> columns{problem.columns, 0, chunk.tiles.column_tiles};
@@ -294,6 +297,10 @@ void launch_open_tiles(const Pass<acc_t>& pass, cudaStream_t stream) {
          chunk, verdicts);
   launch(lists_kernel<acc_t>, dim3(static_cast<unsigned>(blocks + groups)), kListThreads, stream,
          problem, chunk, verdicts);
+  if (closed.sums != nullptr)
+    launch(closed_sums_kernel<acc_t>,
+           dim3(static_cast<unsigned>(chunk.tiles.row_tiles), closed_parts(problem.classes)),
+           kClosedThreads, stream, problem, chunk, closed);
 }
 
 inline void launch_planes(const Problem<float>& problem, cudaStream_t stream) {
@@ -307,16 +314,16 @@ inline void launch_planes(const Problem<float>& problem, cudaStream_t stream) {
 
 template <bool kBoth, typename acc_t, typename out_t>
 void run_tiled(Pass<acc_t>& pass, acc_t* row_loss, out_t* grad, cudaStream_t stream) {
-  auto& [problem, plan, chunk, small, verdicts] = pass;
+  auto& [problem, plan, chunk, small, verdicts, closed] = pass;
   for (chunk.first = 0; chunk.first < plan.rows; chunk.first += plan.chunk_rows) {
     chunk.rows = std::min(plan.chunk_rows, plan.rows - chunk.first);
     chunk.tiles = plan.tiles(chunk.rows);
-    if (chunk.open != nullptr) launch_open_tiles(pass, stream);
+    if (plan.certified) launch_certificates(pass, stream);
     launch_losses(pass, stream);
     if (grad != nullptr) launch_products<kBoth>(pass, stream);
     if (grad != nullptr || row_loss != nullptr)
       launch(finish_kernel<kBoth, acc_t, out_t>, dim3(static_cast<unsigned>(chunk.rows)),
-             row_threads(plan.classes), stream, problem, chunk, row_loss, grad);
+             row_threads(plan.classes), stream, problem, chunk, row_loss, grad, closed);
   }
 }
 
@@ -371,8 +378,7 @@ void run(const Evaluation<scalar_t, out_t>& e, const Choice& choice, void* alloc
   if (work.with_ref_pass) run_tiled<kBoth>(work.ref_pass, no_loss, e.ref_grad, stream);
   if (e.stats != nullptr)
     launch(reduce_kernel<acc_t>, dim3(1), kReduceThreads, stream, e.levels, within, work.levels,
-           work.pass.chunk.level_sums, work.pass.plan.fma_warps() + work.pass.plan.tensor_warps(),
-           loss, e.stats);
+           work.pass.chunk.level_sums, work.pass.plan.level_slots(), loss, e.stats);
 }
 
 }  // namespace

@@ -28,10 +28,19 @@ PAIRLOSS_HOST_DEVICE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1)
 constexpr int kTile = 64;  // rows and columns of a tile of pairs
 constexpr int kMicro = 4;  // a thread holds 4 x 4 elements of its block's tile
 
-// Hashes of labels (see certificates.cuh): their range, and a bit for some of each. At first, none.
+// The labels in one level of the rows of a tile, see certificates.cuh. At first, none.
 struct LabelSet {
-  uint32_t least = ~0u, greatest = 0;
-  uint64_t mask = 0;
+  uint32_t least = ~0u, greatest = 0;  // hash
+  uint64_t mask = 0;                   // a bit for some hashes each
+  bool full = false;  // every row that takes part in any level does so in this one,
+  bool one = false;   // and all with the same label,
+  int64_t label = 0;  // this one
+};
+
+// Of the rows of a tile that take part: their sum of weights w, and of w times P . log_p.
+struct RowSums {
+  int count;
+  double weight, entropy;
 };
 
 // Whether some row of a tile takes part, and is unbounded.
@@ -40,9 +49,11 @@ enum class TileKind : int { empty, bounded, unbounded };
 // By tiles of rows, see certificates.cuh; null without certificates.
 template <typename acc_t>
 struct TileSummaries {
-  acc_t* greatest = nullptr;   // (row tiles, K) of log_p
-  LabelSet* labels = nullptr;  // (row tiles, G)
-  TileKind* kind = nullptr;    // (row tiles,)
+  acc_t *least = nullptr, *greatest = nullptr;      // (row tiles, K) of log_p
+  LabelSet* labels = nullptr;                       // (row tiles, G)
+  TileKind* kind = nullptr;                         // (row tiles,)
+  RowSums* row_sums = nullptr;                      // (row tiles,)
+  double *log_p_sums = nullptr, *p_sums = nullptr;  // (row tiles, K), times the rows' weights
 };
 
 // The rows of the batch, or those of the reference set.

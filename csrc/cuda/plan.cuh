@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "cuda/closed_forms.cuh"
 #include "cuda/losses.cuh"
 #include "cuda/open_tiles.cuh"
 #include "cuda/prepare.cuh"
@@ -34,6 +35,7 @@ struct Plan {
   int pair_blocks = 0, product_splits = 0, class_parts = 1;
   int panel = 0, panels = 0;
   bool equal_weights = false;  // of the pairs, in the gradient
+  bool certified = false;      // tiles that are certain are not looked at
 
   int64_t row_tiles() const { return ceil_div(chunk_rows, kTile); }
   PairTiles tiles(int64_t rows_of_chunk) const {
@@ -43,6 +45,9 @@ struct Plan {
   // Of the FMA kernel, and of the one for tensor cores.
   int64_t fma_warps() const { return pair_blocks * FmaLayout::kThreads / kWarp; }
   int64_t tensor_warps() const { return tensor ? pair_blocks * TensorLayout::kThreads / kWarp : 0; }
+  // Partial sums of each level, those of the closed tiles last.
+  int64_t closed_slots() const { return certified ? row_tiles() * closed_parts(classes) : 0; }
+  int64_t level_slots() const { return fma_warps() + tensor_warps() + closed_slots(); }
 };
 
 // Marks and partial sums of a chunk are bounded. A batch whose marks take at most 128 MB is one
@@ -148,9 +153,13 @@ Ordering<acc_t> take_ordering(Workspace& workspace, int level_count, Side<acc_t>
 template <typename acc_t>
 void take_summaries(Workspace& workspace, int64_t classes, int level_count, Side<acc_t>& side) {
   const int64_t tiles = ceil_div(side.rows, kTile);
+  side.summaries.least = workspace.take<acc_t>(tiles * classes);
   side.summaries.greatest = workspace.take<acc_t>(tiles * classes);
   side.summaries.labels = workspace.take<LabelSet>(tiles * level_count);
   side.summaries.kind = workspace.take<TileKind>(tiles);
+  side.summaries.row_sums = workspace.take<RowSums>(tiles);
+  side.summaries.log_p_sums = workspace.take<double>(tiles * classes);
+  side.summaries.p_sums = workspace.take<double>(tiles * classes);
 }
 
 template <typename acc_t>
@@ -192,6 +201,19 @@ Verdicts take_open_tiles(Workspace& workspace, const Problem<acc_t>& problem, co
 }
 
 template <typename acc_t>
+ClosedForms take_closed_forms(Workspace& workspace, const Problem<acc_t>& problem, const Plan& plan,
+                              const Chunk<acc_t>& chunk) {
+  ClosedForms closed;
+  if (!have_closed_forms(problem)) return closed;
+  closed.sums = workspace.take<ClosedSums>(plan.row_tiles());
+  closed.log_p = workspace.take<double>(plan.row_tiles() * plan.classes);
+  closed.p = workspace.take<double>(plan.row_tiles() * plan.classes);
+  if (chunk.level_sums != nullptr)
+    closed.level_sums = chunk.level_sums + (plan.level_slots() - plan.closed_slots()) * plan.levels;
+  return closed;
+}
+
+template <typename acc_t>
 Chunk<acc_t> take_chunk(Workspace& workspace, const Plan& plan, bool both, bool with_sums,
                         bool with_grad) {
   Chunk<acc_t> chunk;
@@ -202,9 +224,7 @@ Chunk<acc_t> take_chunk(Workspace& workspace, const Plan& plan, bool both, bool 
   if (plan.class_parts > 1)
     chunk.partial = workspace.take<acc_t>(plan.class_parts * chunk.tiles.count() * kTileElements);
   chunk.loss = workspace.take<acc_t>(chunk.tiles.column_tiles * plan.chunk_rows);
-  if (with_sums)
-    chunk.level_sums =
-        workspace.take<LevelSums>((plan.fma_warps() + plan.tensor_warps()) * plan.levels);
+  if (with_sums) chunk.level_sums = workspace.take<LevelSums>(plan.level_slots() * plan.levels);
   if (!with_grad) return chunk;
   chunk.marks = workspace.take<uint64_t>(
       marks_index(chunk, plan.columns, plan.levels, 0, 0));  // one beyond the last

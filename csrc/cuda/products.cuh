@@ -185,8 +185,7 @@ __global__ void __launch_bounds__(product_threads(kPanel),
   for (int64_t number = words.begin; number < words.end; ++number) {
     const int64_t word = list.word(number);
     if (only_left && !is_left(problem, first, word)) continue;
-    // Nothing has written the marks of a tile that is skipped.
-    if (is_skipped(chunk, blockIdx.z, static_cast<int>(word * kStaged / kTile))) continue;
+    if (!is_open(chunk, blockIdx.z, static_cast<int>(word * kStaged / kTile))) continue;
     const int64_t column = word * kStaged, first_quad = word * kStagedQuads;
     unsigned any = 0;
     for (int quad = share; quad < kStagedQuads; quad += kRowShare)

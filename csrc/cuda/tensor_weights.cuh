@@ -67,7 +67,7 @@ struct Words {
 };
 
 // Of several levels, the marks in any. None beyond `end` of the list, nor where products_kernel
-// does the work, nor of a tile that is skipped, whose marks nothing has written.
+// does the work, nor of a tile that is not open, whose marks nothing has written.
 template <int kRowTiles>
 __device__ __forceinline__ Words load_words(const Problem<float>& problem,
                                             const Chunk<float>& chunk,
@@ -77,7 +77,7 @@ __device__ __forceinline__ Words load_words(const Problem<float>& problem,
   if (!share.exists || number >= end) return words;
   const int64_t word = list.word(number), tile = word * kStaged / kTile;
   if (problem.columns.tile_unbounded[tile] ||
-      (share.states != nullptr && share.states[tile] == TileState::skipped))
+      (share.states != nullptr && share.states[tile] != TileState::open))
     return words;
   for (int level = 0; level < problem.level_count; ++level) {
 #pragma unroll

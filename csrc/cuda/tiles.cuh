@@ -109,7 +109,10 @@ struct LevelSums {
   unsigned long long active;  // dissimilar pairs
 };
 
-enum class TileState : uint8_t { open, skipped };
+// Of tiles that are not open, the marks of all pairs are known. They add nothing, and are skipped;
+// or they are closed (closed_forms.cuh): all pairs are of the same kind in each level, and those
+// that are dissimilar all inside or all beyond the margin.
+enum class TileState : uint8_t { open, skipped, inside, beyond };
 
 // Rows first .. first + rows of the problem, and the partial results about them.
 template <typename acc_t>
@@ -150,11 +153,11 @@ __device__ int open_index(const Chunk<acc_t>& chunk, int number) {
   return chunk.open != nullptr ? chunk.open[1 + number] : number;
 }
 
-// row: a tile of the chunk.
+// row: a tile of the chunk. Of a tile that is not open, nothing has written losses or marks.
 template <typename acc_t>
-__device__ bool is_skipped(const Chunk<acc_t>& chunk, int row, int column) {
-  return chunk.states != nullptr &&
-         chunk.states[int64_t{row} * chunk.tiles.column_tiles + column] == TileState::skipped;
+__device__ bool is_open(const Chunk<acc_t>& chunk, int row, int column) {
+  return chunk.states == nullptr ||
+         chunk.states[int64_t{row} * chunk.tiles.column_tiles + column] == TileState::open;
 }
 
 // A row of Chunk::open_columns is for the row tiles of a block of the products.

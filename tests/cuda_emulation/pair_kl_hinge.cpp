@@ -37,7 +37,7 @@ struct Call {
                          // the type of logits
   void* loss;
   double* stats;
-  void *grad, *ref_grad;                                               // null: none
+  void *grad, *ref_grad;                                                          // null: none
   int64_t tiled, chunk_rows, arithmetic, product_splits, pair_blocks, certified;  // see Choice
   int64_t seed;       // order of threads and blocks
   int64_t* launches;  // how many there were
@@ -55,7 +55,7 @@ void find(const Evaluation<scalar_t, out_t>& e, const Choice& choice, void* allo
           Found& found) {
   Workspace workspace(allocation);
   const Work<accumulator_t<scalar_t>> work(e, choice, workspace);
-  const auto& [problem, plan, chunk, small, verdicts] = work.pass;
+  const auto& [problem, plan, chunk, small, verdicts, closed] = work.pass;
   copy(found.order, problem.rows.given_row, e.rows);
   copy(found.ref_order, problem.columns.given_row, e.ref_rows);
   const int64_t tiles = int64_t{chunk.tiles.row_tiles} * chunk.tiles.column_tiles;
@@ -99,8 +99,11 @@ Evaluation<scalar_t, out_t> evaluation(const Call& call) {
 template <typename scalar_t, typename out_t>
 void run(const Call& call) {
   const Evaluation<scalar_t, out_t> e = evaluation<scalar_t, out_t>(call);
-  const Choice choice{call.tiled != 0, call.chunk_rows, static_cast<Arithmetic>(call.arithmetic),
-                      static_cast<int>(call.product_splits), static_cast<int>(call.pair_blocks),
+  const Choice choice{call.tiled != 0,
+                      call.chunk_rows,
+                      static_cast<Arithmetic>(call.arithmetic),
+                      static_cast<int>(call.product_splits),
+                      static_cast<int>(call.pair_blocks),
                       call.certified != 0};
   const int64_t bytes = workspace_bytes(e, choice);
   // Exactly as large as it must be, for AddressSanitizer, and full of NaN, for what reads before it

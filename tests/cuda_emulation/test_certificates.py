@@ -18,7 +18,7 @@ from tests.native_build import SANITIZE
 from tests.tolerances import assert_close
 
 IGNORED = -100
-OPEN, SKIPPED = 0, 1
+OPEN, SKIPPED, INSIDE, BEYOND = range(4)
 TILE = 64
 
 
@@ -66,11 +66,13 @@ def tiles_of(order: Tensor, rows: int) -> list[NDArray[np.int64]]:
 
 
 class Pairs(NamedTuple):
-    """(N, M): of each pair of a row and a column."""
+    """Of each pair of a row and a column, (N, M) and for the kinds (N, M, G)."""
 
-    similar: NDArray[np.bool_]  # in any level
-    dissimilar: NDArray[np.bool_]  # in any level
+    similar: NDArray[np.bool_]
+    dissimilar: NDArray[np.bool_]
+    part: NDArray[np.bool_]  # both rows take part in some level
     least: NDArray[np.float64]  # divergence of the two directions
+    greatest: NDArray[np.float64]
 
 
 def brute_force(given: dict[str, Tensor]) -> Pairs:
@@ -79,31 +81,52 @@ def brute_force(given: dict[str, Tensor]) -> Pairs:
     log_p = torch.cat([logits, columns]).double().log_softmax(1).numpy()
     divergence = truth.pairwise_kl(log_p)
     n = len(logits)
-    ours, theirs = labels.reshape(n, -1, 1), column_labels.reshape(len(columns), -1, 1)
-    ours, theirs = ours.permute(0, 2, 1), theirs.permute(2, 0, 1)
-    valid = (ours != IGNORED) & (theirs != IGNORED)
+    ours = labels.reshape(n, 1, -1)
+    theirs = column_labels.reshape(1, len(columns), -1)
+    different = torch.ones(n, len(columns), 1, dtype=torch.bool)
     if columns is logits:
-        valid &= ~torch.eye(n, dtype=torch.bool)[:, :, None]
-    similar, dissimilar = (ours == theirs) & valid, (ours != theirs) & valid
-    least = np.minimum(divergence[:n, n:], divergence[n:, :n].T)
-    return Pairs(similar.any(2).numpy(), dissimilar.any(2).numpy(), least)
+        different[range(n), range(n)] = False
+    valid = (ours != IGNORED) & (theirs != IGNORED) & different
+    part = (ours != IGNORED).any(2) & (theirs != IGNORED).any(2) & different[:, :, 0]
+    there, back = divergence[:n, n:], divergence[n:, :n].T
+    return Pairs(
+        ((ours == theirs) & valid).numpy(),
+        ((ours != theirs) & valid).numpy(),
+        part.numpy(),
+        np.minimum(there, back),
+        np.maximum(there, back),
+    )
 
 
-def check(found: Certificates, given: dict[str, Tensor], margin: float, group: int) -> float:
-    """No tile is skipped that has anything, and the lists are those of the states. Returns the
-    share of tiles that are skipped."""
+def check_tile(state: int, pairs: Pairs, tile: tuple[NDArray, ...], margin: float) -> None:
+    similar, dissimilar, part = pairs.similar[tile], pairs.dissimilar[tile], pairs.part[tile]
+    inside, beyond = pairs.greatest[tile] < margin, pairs.least[tile] >= margin
+    for level in range(similar.shape[2]):
+        alike, unlike = similar[:, :, level], dissimilar[:, :, level]
+        if state == SKIPPED:
+            assert not alike.any()
+        if state in (INSIDE, BEYOND) and alike.any():
+            assert (alike == part).all()
+        if state in (SKIPPED, BEYOND):
+            assert beyond[unlike].all()
+        if state == INSIDE and unlike.any():
+            assert (unlike == part).all()
+            assert inside[unlike].all()
+
+
+def check(
+    found: Certificates, given: dict[str, Tensor], margin: float, group: int
+) -> dict[int, float]:
+    """All pairs of a tile are what its state says, and the lists are those of the states. Returns
+    the shares of the states."""
     pairs = brute_force(given)
     within = "ref_logits" not in given
     rows = tiles_of(found.order, len(given["logits"]))
     columns = rows if within else tiles_of(found.ref_order, len(given["ref_logits"]))
-    for r, c in np.ndindex(found.states.shape):
-        tile = np.ix_(rows[r], columns[c])
-        state = found.states[r, c]
-        assert state in (OPEN, SKIPPED)
-        if state == SKIPPED:
-            assert not pairs.similar[tile].any()
-            assert not (pairs.dissimilar[tile] & ~(pairs.least[tile] >= margin)).any()
     states = found.states.numpy()
+    assert np.isin(states, (OPEN, SKIPPED, INSIDE, BEYOND)).all()
+    for r, c in np.ndindex(states.shape):
+        check_tile(int(states[r, c]), pairs, np.ix_(rows[r], columns[c]), margin)
     if within:
         assert (states == states.T).all()
     listed = states == OPEN
@@ -112,7 +135,7 @@ def check(found: Certificates, given: dict[str, Tensor], margin: float, group: i
     for number, of_group in enumerate(found.open_columns):
         any_open = listed[number * group : (number + 1) * group].any(0)
         assert of_group.tolist() == np.flatnonzero(any_open).tolist()
-    return float((states == SKIPPED).mean())
+    return {state: float((states == state).mean()) for state in (OPEN, SKIPPED, INSIDE, BEYOND)}
 
 
 # ---- the order of the rows ----------------------------------------------------------------------
@@ -165,18 +188,21 @@ def given_of(name: str) -> dict[str, Tensor]:
         labels[::3] = IGNORED
     if name == "half ignored":  # whole tiles of rows that take no part
         labels[:170] = IGNORED
-    if name == "levels":
-        of_row = (labels + 7) // 2**40
-        given["labels"] = torch.stack([labels, of_row // 2], 1)
-        given["labels"][::5, 1] = IGNORED
+    if "levels" in name and "unlike" not in name:
+        of_row = torch.arange(320) * 77 % 320 // TILE  # a tile of each
+        given["logits"] = clustered(320)[0]
+        given["logits"][range(320), 2 * of_row] += 20.0
+        given["labels"] = torch.stack([of_row, of_row // 2, of_row // 4], 1)
+        given["labels"][of_row == 0, 1] = IGNORED
+        given["labels"][:50][of_row[:50] == 3, 2] = IGNORED
     if name == "unlike levels":  # similar in the second level alone
         given["labels"] = torch.stack([labels, torch.arange(300) % 3], 1)
     if name == "reference":
         given["ref_logits"], given["ref_labels"] = clustered(215, seed=5)
     if name == "random":
         given["logits"] = 1.5 * torch.randn(300, 18, generator=torch.Generator().manual_seed(3))
-    if name == "nearly uniform":
-        given["logits"] = logits * 1e-3
+    if name.startswith("nearly uniform"):
+        given["logits"] = given["logits"] * 1e-3
     if name == "extreme":
         given["logits"] = logits * 1e4
     if name == "not finite":
@@ -185,47 +211,54 @@ def given_of(name: str) -> dict[str, Tensor]:
     return given
 
 
-SHARES = {  # that are skipped at the least
-    "clustered": 0.2,
-    "ignored": 0.3,
-    "half ignored": 0.6,
-    "levels": 0.1,
-    "unlike levels": 0.0,
-    "reference": 0.2,
-    "random": 0.0,
-    "nearly uniform": 0.0,
-    "extreme": 0.2,
-    "not finite": 0.05,
+# The least shares of tiles that are skipped, inside, and beyond but for similar pairs.
+SHARES = {
+    "clustered": (0.2, 0.0, 0.05),
+    "ignored": (0.3, 0.0, 0.03),
+    "half ignored": (0.6, 0.0, 0.03),
+    "levels": (0.3, 0.0, 0.3),
+    "nearly uniform levels": (0.0, 0.4, 0.1),
+    "unlike levels": (0.0, 0.0, 0.0),
+    "reference": (0.2, 0.0, 0.04),
+    "random": (0.0, 0.0, 0.05),
+    "nearly uniform": (0.0, 0.3, 0.05),
+    "extreme": (0.2, 0.0, 0.05),
+    "not finite": (0.05, 0.0, 0.03),
 }
 
 
 @each_arithmetic
 @pytest.mark.parametrize("name", SHARES)
-def test_tiles_that_are_skipped_have_nothing(kernels: Kernels, way: Way, name: str) -> None:
+def test_the_pairs_of_a_tile_are_what_it_says(kernels: Kernels, way: Way, name: str) -> None:
     given = given_of(name)
     given |= {side: x.to(way.dtype) for side, x in given.items() if x.is_floating_point()}
     found = find(kernels, way, **given, margin=2.0)
-    share = check(found, given, 2.0, way.group_tiles)
-    assert share >= SHARES[name]
+    shares = check(found, given, 2.0, way.group_tiles)
+    for state, least in zip((SKIPPED, INSIDE, BEYOND), SHARES[name], strict=True):
+        assert shares[state] >= least
     if name in ("random", "nearly uniform", "unlike levels"):
-        assert share == 0.0
+        assert shares[SKIPPED] == 0.0
 
 
 @each_arithmetic
 def test_a_margin_between_the_divergences_of_a_tile(kernels: Kernels, way: Way) -> None:
-    """Whatever the margin is, nothing inside is skipped, and something is until it is too large."""
+    """Whatever the margin is, no tile is certain that is not; with a larger one fewer are beyond,
+    and more inside."""
     given = {**given_of("clustered")}
     given["logits"] = given["logits"].to(way.dtype)
     pairs = brute_force(given)
-    far = pairs.least[pairs.dissimilar & (pairs.least > 2.0)]
-    shares = []
-    for quantile in (0.0, 0.01, 0.2, 0.5, 1.0):
-        margin = float(np.quantile(far, quantile))
+    far = pairs.least[pairs.dissimilar[:, :, 0] & (pairs.least > 2.0)]
+    skipped, inside = [], []
+    for quantile in (0.0, 0.01, 0.2, 0.5, 1.0, 2.0):
+        margin = float(np.quantile(far, min(quantile, 1.0))) * max(quantile, 1.0)
         found = find(kernels, way, **given, margin=margin)
-        shares.append(check(found, given, margin, way.group_tiles))
-    assert shares == sorted(shares, reverse=True)
-    assert shares[0] > 0.2
-    assert shares[-1] == 0.0
+        shares = check(found, given, margin, way.group_tiles)
+        skipped.append(shares[SKIPPED])
+        inside.append(shares[INSIDE])
+    assert skipped == sorted(skipped, reverse=True)
+    assert inside == sorted(inside)
+    assert skipped[0] > 0.2 > skipped[-2] == 0.0
+    assert inside[-1] > 0.2 > inside[0]
 
 
 @each_arithmetic
@@ -236,15 +269,22 @@ def test_a_bound_that_is_the_divergence_itself(kernels: Kernels, way: Way, scale
     logits = two.repeat_interleave(TILE, 0).to(way.dtype)
     labels = torch.arange(2).repeat_interleave(TILE)
     log_p = two.to(way.dtype).double().log_softmax(1).numpy()
-    exact = min(truth.pairwise_kl(log_p)[[0, 1], [1, 0]])
-    rounding = float(torch.finfo(way.dtype).eps)
-    for step in (1, 2, 5, 20, 60):
-        margin = exact + step / 30 * rounding * (exact + 1)
-        states = find(kernels, way, logits=logits, labels=labels, margin=margin).states
-        assert (states == OPEN).all()
-    margin = exact - 100 * 64 * rounding * (exact + 1)
-    states = find(kernels, way, logits=logits, labels=labels, margin=margin).states
-    assert states.tolist() == [[OPEN, SKIPPED], [SKIPPED, OPEN]]
+    directions = truth.pairwise_kl(log_p)[[0, 1], [1, 0]]
+    least, greatest = directions.min(), directions.max()
+    rounding = float(torch.finfo(way.dtype).eps) * (greatest + 1)
+
+    def between(margin: float) -> int:
+        found = find(kernels, way, logits=logits, labels=labels, margin=margin)
+        (first, state), (mirrored, last) = found.states.tolist()
+        assert first == last == BEYOND  # there are similar pairs alone
+        assert state == mirrored
+        return state
+
+    for step in (0.03, 0.3, 3.0):
+        assert between(least + step * rounding) == OPEN
+        assert between(greatest - step * rounding) == OPEN
+    assert between(least - 6400 * rounding) == SKIPPED
+    assert between(greatest + 6400 * rounding) == INSIDE
 
 
 # ---- loss and gradient --------------------------------------------------------------------------
@@ -253,7 +293,9 @@ FORMS: dict[str, dict[str, Any]] = {
     "clustered": {},
     "ignored": {},
     "half ignored": {},
-    "levels": {"level_weights": (0.3, 1.4)},
+    "levels": {"level_weights": (0.3, 1.4, 0.6)},
+    "nearly uniform": {},
+    "nearly uniform levels": {"dissimilar_weight": 0.7},
     "reference": {"similar_weight": 0.4, "balance": True},
 }
 
