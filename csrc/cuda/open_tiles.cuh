@@ -24,10 +24,11 @@ __device__ TileState find_state(const Problem<acc_t>& problem, const Chunk<acc_t
                                 const Verdicts& verdicts, PairTile tile) {
   const TileSummaries<acc_t>&rows = problem.rows.summaries, &columns = problem.columns.summaries;
   const int64_t row = chunk.first / kTile + tile.row, column = tile.column;
+  // Even of no use: products_kernel looks at all of them, see is_left().
+  if (rows.kind[row] == TileKind::unbounded || columns.kind[column] == TileKind::unbounded)
+    return TileState::open;
   if (rows.kind[row] == TileKind::empty || columns.kind[column] == TileKind::empty)
     return TileState::skipped;
-  if (rows.kind[row] != TileKind::bounded || columns.kind[column] != TileKind::bounded)
-    return TileState::open;
   // A row with itself is no pair.
   if (problem.within && row == column && rows.row_sums[row].count == 1) return TileState::skipped;
 

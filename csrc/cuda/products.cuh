@@ -109,7 +109,7 @@ __device__ __forceinline__ QuadWeights<acc_t> expand(const Problem<acc_t>& probl
 }
 
 // Whether tensor_products.cuh leaves a word of columns to this kernel: there, 0 is multiplied by
-// whatever the rows hold, which must be finite.
+// whatever the rows hold, which must be finite. Such a tile is always open.
 template <typename acc_t>
 __device__ bool is_left(const Problem<acc_t>& problem, int64_t row, int64_t word) {
   const int64_t column = word * kStaged;
@@ -185,7 +185,6 @@ __global__ void __launch_bounds__(product_threads(kPanel),
   for (int64_t number = words.begin; number < words.end; ++number) {
     const int64_t word = list.word(number);
     if (only_left && !is_left(problem, first, word)) continue;
-    if (!is_open(chunk, blockIdx.z, static_cast<int>(word * kStaged / kTile))) continue;
     const int64_t column = word * kStaged, first_quad = word * kStagedQuads;
     unsigned any = 0;
     for (int quad = share; quad < kStagedQuads; quad += kRowShare)
