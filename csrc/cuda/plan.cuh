@@ -51,12 +51,11 @@ struct Plan {
 };
 
 // Marks and partial sums of a chunk are bounded. A batch whose marks take at most 128 MB is one
-// chunk, because then each pair is computed once.
+// chunk, because then each pair is computed once; else they do for as few chunks as may be.
 inline int64_t default_chunk_rows(int64_t rows_of_all, int64_t columns, int64_t classes, int levels,
                                   bool within) {
-  constexpr int64_t kPairsAtOnce = int64_t{1} << 28;
-  if (within && rows_of_all * columns * levels <= kPairsAtOnce) return rows_of_all;
-  constexpr int64_t kPairs = int64_t{1} << 26;     // with marks for all levels: 32 MB
+  constexpr int64_t kPairs = int64_t{1} << 28;  // with marks for all levels: 128 MB
+  if (within && rows_of_all * columns * levels <= kPairs) return rows_of_all;
   constexpr int64_t kElements = int64_t{1} << 22;  // of a, and of b, per split
   constexpr int64_t kMostRows = int64_t{1} << 20;  // a grid has at most 65535 row tiles
   const int64_t rows = std::min({kPairs / columns / levels, kElements / classes, kMostRows});
