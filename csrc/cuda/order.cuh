@@ -4,12 +4,12 @@
 // first. Rows with infinities or NaN are behind them, so that few tiles have any, and rows that
 // take no part are last.
 //
-// "Position" is the place of a row in this order. Everything behind these two kernels works on
+// "Position" is the place of a row in this order. Everything behind these three kernels works on
 // positions; only finish_kernel goes back to the rows.
 //
-// A row's position is the number of rows with a smaller key, and that number is simply counted:
-// N^2 comparisons of 64 bits, less than counting the pairs takes, exact, and one launch where a
-// radix sort would be two dozen.
+// A row's position is the number of rows with a smaller key. Within runs of 1024 rows these are
+// counted one by one, and then looked up in every run, which is sorted by then: N^2 / 100 steps and
+// two launches, where a radix sort of 64 bits would be two dozen.
 #pragma once
 
 #include <math.h>
@@ -28,7 +28,7 @@ struct Ordering {
   int64_t rows = 0;
   const int64_t* given_labels = nullptr;  // (rows, G)
   const acc_t *given_weights = nullptr, *given_upstream = nullptr;
-  uint64_t* keys = nullptr;  // (rows,)
+  uint64_t *keys = nullptr, *sorted_keys = nullptr;  // (rows,), by runs of kRun
   // By position.
   int* row = nullptr;
   int64_t* labels = nullptr;                      // (rows, G)
@@ -132,39 +132,90 @@ __global__ void keys_kernel(Ordering<acc_t> batch, Ordering<acc_t> reference, in
 
 // ---- positions ----------------------------------------------------------------------------------
 
-constexpr int kRankThreads = 256, kRankRows = 16;  // of a block
+constexpr int kRun = 1024;  // keys
+// Of a block: threads share each key.
+constexpr int kOrderThreads = 256, kOrderKeys = 64, kKeyShares = kOrderThreads / kOrderKeys;
 
-// Grid: a block per kRankRows rows of the batch, then of the reference set. Writes what there is by
-// position.
+// The keys of a block: `first` and those behind, of the batch or of the reference set.
 template <typename acc_t>
-__global__ void __launch_bounds__(kRankThreads, 2)
-    ranks_kernel(Ordering<acc_t> batch, Ordering<acc_t> reference, int level_count) {
-  const int64_t batch_blocks = ceil_div(batch.rows, kRankRows);
-  const bool of_batch = blockIdx.x < batch_blocks;
-  const Ordering<acc_t> side = of_batch ? batch : reference;
-  const int64_t first = (blockIdx.x - (of_batch ? 0 : batch_blocks)) * kRankRows;
+struct OrderBlock {
+  Ordering<acc_t> side;
+  int64_t first;
 
-  uint64_t keys[kRankRows];
-  int smaller[kRankRows] = {};
-#pragma unroll
-  for (int r = 0; r < kRankRows; ++r) keys[r] = first + r < side.rows ? side.keys[first + r] : 0;
-  for (int64_t row = threadIdx.x; row < side.rows; row += kRankThreads) {
-    const uint64_t key = side.keys[row];
-#pragma unroll
-    for (int r = 0; r < kRankRows; ++r) smaller[r] += key < keys[r];
+  __device__ OrderBlock(const Ordering<acc_t>& batch, const Ordering<acc_t>& reference) {
+    const int64_t batch_blocks = ceil_div(batch.rows, kOrderKeys);
+    const bool of_batch = blockIdx.x < batch_blocks;
+    side = of_batch ? batch : reference;
+    first = (blockIdx.x - (of_batch ? 0 : batch_blocks)) * kOrderKeys;
   }
 
-  PAIRLOSS_SHARED(int, of_warps, [kRankThreads / kWarp][kRankRows]);
-#pragma unroll
-  for (int r = 0; r < kRankRows; ++r) {
-    const int of_warp = reduce_lanes<Sum>(smaller[r]);
-    if (threadIdx.x % kWarp == 0) of_warps[threadIdx.x / kWarp][r] = of_warp;
+  // Of the thread.
+  __device__ int64_t key() const { return first + threadIdx.x % kOrderKeys; }
+  __device__ static int share() { return threadIdx.x / kOrderKeys; }
+
+  __device__ int run_size(int64_t run) const {
+    const int64_t left = side.rows - run * kRun;
+    return static_cast<int>(left < kRun ? left : kRun);
   }
+};
+
+// Adds up what the threads of a key have counted. By a whole block, once.
+__device__ inline int sum_of_shares(int count) {
+  PAIRLOSS_SHARED(int, of_shares, [kKeyShares][kOrderKeys]);
+  of_shares[threadIdx.x / kOrderKeys][threadIdx.x % kOrderKeys] = count;
   __syncthreads();
-  const int64_t row = first + threadIdx.x;
-  if (threadIdx.x >= kRankRows || row >= side.rows) return;
+  int sum = 0;
+  for (int share = 0; share < kKeyShares; ++share)
+    sum += of_shares[share][threadIdx.x % kOrderKeys];
+  return sum;
+}
+
+// Grid, here and below: a block per kOrderKeys rows of the batch, then of the reference set.
+template <typename acc_t>
+__global__ void __launch_bounds__(kOrderThreads)
+    sort_runs_kernel(Ordering<acc_t> batch, Ordering<acc_t> reference) {
+  PAIRLOSS_SHARED(uint64_t, keys, [kRun]);
+  const OrderBlock<acc_t> block(batch, reference);
+  const int64_t run = block.first / kRun;
+  const int size = block.run_size(run);
+  for (int i = threadIdx.x; i < size; i += kOrderThreads) keys[i] = block.side.keys[run * kRun + i];
+  __syncthreads();
+  const bool exists = block.key() < block.side.rows;
+  const uint64_t key = exists ? block.side.keys[block.key()] : 0;
+  int smaller = 0;
+  for (int i = block.share(); i < size; i += kKeyShares) smaller += keys[i] < key;
+  smaller = sum_of_shares(smaller);
+  if (exists && block.share() == 0) block.side.sorted_keys[run * kRun + smaller] = key;
+}
+
+// How many of the sorted keys are smaller.
+__device__ inline int count_smaller(const uint64_t* sorted_keys, int count, uint64_t key) {
+  int begin = 0;
+  while (count > 0) {
+    const int half = count / 2;
+    const bool smaller = sorted_keys[begin + half] < key;
+    begin = smaller ? begin + half + 1 : begin;
+    count = smaller ? count - half - 1 : half;
+  }
+  return begin;
+}
+
+// Writes what there is by position.
+template <typename acc_t>
+__global__ void __launch_bounds__(kOrderThreads)
+    positions_kernel(Ordering<acc_t> batch, Ordering<acc_t> reference, int level_count) {
+  const OrderBlock<acc_t> block(batch, reference);
+  const Ordering<acc_t>& side = block.side;
+  const bool exists = block.key() < side.rows;
+  // Neighbours in a run look at the same keys of the others.
+  const uint64_t key = exists ? side.sorted_keys[block.key()] : 0;
+  const int64_t runs = ceil_div(side.rows, kRun);
   int position = 0;
-  for (int warp = 0; warp < kRankThreads / kWarp; ++warp) position += of_warps[warp][threadIdx.x];
+  for (int64_t run = block.share(); run < runs; run += kKeyShares)
+    position += count_smaller(side.sorted_keys + run * kRun, block.run_size(run), key);
+  position = sum_of_shares(position);
+  if (!exists || block.share() > 0) return;
+  const auto row = static_cast<int64_t>(key & (kMostOrderedRows - 1));
   side.row[position] = static_cast<int>(row);
   for (int level = 0; level < level_count; ++level)
     side.labels[int64_t{position} * level_count + level] =

@@ -11,19 +11,23 @@
 //   dLoss/dz_i = P_i * (A_i - d_i) + B_i        (gradient "second": B_i alone)
 //
 // Similar pairs go the same way as dissimilar ones. Their closed form, O(N K) per class, would not
-// save the pass over the pairs that the hinge needs, and costs a sort by label.
+// save the pass over the pairs that the hinge needs. In large batches (*) tiles of pairs whose side
+// of the margin is certain are left out of it.
 //
-//   keys_kernel          in large batches, the order of the rows (order.cuh), and with
-//   ranks_kernel         it what the kernels below need to skip certain tiles
+//   keys_kernel          (*) the order of the rows, in which like ones are neighbours (order.cuh)
+//   sort_runs_kernel     (*)
+//   positions_kernel     (*)
 //   prepare_kernel       P and L; numbers of pairs (prepare.cuh)
 //   extrema_kernel       the reference row of the tensor cores' operands, and
 //   planes_kernel        those operands (planes.cuh); in float64 and for few classes neither
 //   levels_kernel        from the numbers, the scales of each level
-//   summaries_kernel     in large batches, what is known of each tile of rows (certificates.cuh)
+//   summaries_kernel     (*) what there is to know of a tile of rows (certificates.cuh)
 //   for every chunk of rows i, against all columns j:
-//     bounds_kernel      in large batches, of D_ij for each row and tile of columns; which tiles
-//     states_kernel      of pairs are certain to add nothing (certificates.cuh), and lists of
-//     lists_kernel       all others (open_tiles.cuh)
+//     bounds_kernel      (*) the tiles of pairs that are inside or beyond the margin
+//     states_kernel      (*) from these and the labels, which tiles add nothing, which have a
+//                        closed form, and which are open (open_tiles.cuh)
+//     lists_kernel       (*) the open ones
+//     closed_sums_kernel (*) the sums of those with a closed form (closed_forms.cuh)
 //     tensor_losses_kernel
 //                        D_ij and D_ji by tiles of 64 x 64 (tensor_divergences.cuh); from them the
 //                        rows' loss sums, and marks of four bits per pair and level (losses.cuh)
@@ -264,8 +268,10 @@ void launch_ordering(const Evaluation<scalar_t, out_t>& e, const Work<acc_t>& wo
   launch(keys_kernel<scalar_t, acc_t>, dim3(static_cast<unsigned>(e.rows + e.ref_rows)),
          row_threads(e.classes), stream, batch, reference, e.classes, e.levels, e.ignore_index,
          e.logits, e.ref_logits);
-  const int64_t blocks = ceil_div(e.rows, kRankRows) + ceil_div(e.ref_rows, kRankRows);
-  launch(ranks_kernel<acc_t>, dim3(static_cast<unsigned>(blocks)), kRankThreads, stream, batch,
+  const int64_t blocks = ceil_div(e.rows, kOrderKeys) + ceil_div(e.ref_rows, kOrderKeys);
+  launch(sort_runs_kernel<acc_t>, dim3(static_cast<unsigned>(blocks)), kOrderThreads, stream, batch,
+         reference);
+  launch(positions_kernel<acc_t>, dim3(static_cast<unsigned>(blocks)), kOrderThreads, stream, batch,
          reference, e.levels);
 }
 

@@ -128,8 +128,8 @@ class Workspace {
   int64_t bytes_ = 0;
 };
 
-// Whether certificates are worth their price, which is about a 30th of the work (docs/cuda.md), the
-// order of the rows and six launches or seven. Like rows make whole tiles in large batches only.
+// Whether certificates are worth their price, which is a few instructions per pair for the bounds
+// and eight launches (docs/cuda.md). Like rows make whole tiles in large batches only.
 inline bool is_certified(int64_t rows, int64_t columns, int64_t classes) {
   constexpr int64_t kLeastRows = 2048, kLeastWork = int64_t{1} << 29;
   return std::min(rows, columns) >= kLeastRows && std::max(rows, columns) < kMostOrderedRows &&
@@ -141,6 +141,7 @@ template <typename acc_t>
 Ordering<acc_t> take_ordering(Workspace& workspace, int level_count, Side<acc_t>& side) {
   Ordering<acc_t> ordering{side.rows, side.labels, side.weights, side.upstream};
   ordering.keys = workspace.take<uint64_t>(side.rows);
+  ordering.sorted_keys = workspace.take<uint64_t>(side.rows);
   side.given_row = ordering.row = workspace.take<int>(side.rows);
   side.labels = ordering.labels = workspace.take<int64_t>(side.rows * level_count);
   if (side.weights != nullptr) side.weights = ordering.weights = workspace.take<acc_t>(side.rows);

@@ -141,6 +141,20 @@ def check(
 # ---- the order of the rows ----------------------------------------------------------------------
 
 
+def check_order(order: Tensor, logits: Tensor, labels: Tensor) -> None:
+    """By labels, then by the largest class, then by confidence: in eighths of octaves."""
+    runs = torch.unique_consecutive(labels[order])
+    assert len(runs) == len(runs.unique())
+    probabilities = logits.softmax(1)
+    for label in runs:
+        rows = order[labels[order] == label]
+        largest, of_row = probabilities[rows].max(1)
+        assert (of_row.diff() >= 0).all()
+        for k in of_row.unique():
+            odds = (1 - largest[of_row == k]) / largest[of_row == k]
+            assert (odds[1:] * 1.13 > odds[:-1]).all()
+
+
 @each_arithmetic
 def test_like_rows_are_neighbours(kernels: Kernels, way: Way) -> None:
     logits, labels = clustered(330, seed=1)
@@ -154,18 +168,19 @@ def test_like_rows_are_neighbours(kernels: Kernels, way: Way) -> None:
     assert set(order[-3:].tolist()) == {4, 80, 329}
     assert set(order[-5:-3].tolist()) == {7, 9}
     like = order[:-5].long()
+    check_order(like, logits, labels)
     place = {row: at for at, row in enumerate(like.tolist())}
     assert place[200] == place[10] + 1  # alike: in the order given
-    runs = torch.unique_consecutive(labels[like])
-    assert len(runs) == len(runs.unique())
-    probabilities = logits.softmax(1)
-    for label in runs:
-        rows = like[labels[like] == label]
-        largest, of_row = probabilities[rows].max(1)
-        assert (of_row.diff() >= 0).all()
-        for k in of_row.unique():
-            odds = (1 - largest[of_row == k]) / largest[of_row == k]
-            assert (odds[1:] * 1.13 > odds[:-1]).all()  # in eighths of octaves
+
+
+@pytest.mark.parametrize("rows", [1024, 1025, 2300])
+def test_order_of_several_runs(kernels: Kernels, rows: int) -> None:
+    """Of a reference set, since pairs take time here."""
+    logits, labels = clustered(rows, 4, 2, 3.0)
+    given = {"logits": logits[:1], "labels": labels[:1]}
+    order = find(kernels, WAYS[0], **given, ref_logits=logits, ref_labels=labels).ref_order
+    assert sorted(order.tolist()) == list(range(rows))
+    check_order(order.long(), logits, labels)
 
 
 def test_rows_stand_by_their_first_label_and_then_by_all(kernels: Kernels) -> None:
