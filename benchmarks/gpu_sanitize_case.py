@@ -14,8 +14,9 @@ from pairloss import pair_kl_hinge_loss, pair_kl_hinge_loss_from_similarity
 # Two launches: one row; less than a tile; more than one. Tiled: more than one tile; classes in
 # parts.
 SHAPES = [(1, 1), (3, 2), (17, 10), (130, 34), (70, 127), (66, 600)]
-# A chunk of 64 rows, then one of 1.
-CHUNKED = (65, 33_000)
+MANY_CLASSES = (65, 33_000)
+# The smallest batch that is put in order first, and of whose tiles some are certain.
+CERTIFIED = (2048, 128)
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 
 Arguments = dict[str, Any]
@@ -90,8 +91,14 @@ def main() -> None:
             for reduction in ("mean", "none"):
                 check({"logits": logits(rows, classes), **form, "reduction": reduction})
         print(f"({rows}, {classes}) is right", flush=True)
-    labels = torch.arange(CHUNKED[0]) % 4
-    check({"logits": logits(*CHUNKED), "labels": labels})
+    labels = torch.arange(MANY_CLASSES[0]) % 4
+    check({"logits": logits(*MANY_CLASSES), "labels": labels})
+    labels = torch.arange(CERTIFIED[0]) % 8
+    # Far apart, and near a margin that no pair is close to.
+    for height, margin in ((12.0, 2.0), (0.1, 100.0)):
+        clustered = 0.3 * logits(*CERTIFIED)
+        clustered[range(CERTIFIED[0]), labels] += height
+        check({"logits": clustered, "labels": labels, "margin": margin})
     print("every result is right")
 
 

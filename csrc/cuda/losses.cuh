@@ -244,14 +244,14 @@ __global__ void __launch_bounds__(FmaLayout::kThreads, sizeof(acc_t) == sizeof(f
     losses_kernel(Problem<acc_t> problem, Chunk<acc_t> chunk) {
   clear_level_sums<FmaLayout>(problem, chunk);
   if (none_is_for_fma(problem)) return;
-  const Share tiles = share(chunk.tiles.count(), blockIdx.x, gridDim.x);
-  for (int index = tiles.begin; index < tiles.end; ++index) {
-    const PairTile tile = chunk.tiles.at(index);
+  const Share tiles = share(open_count(chunk), blockIdx.x, gridDim.x);
+  for (int number = tiles.begin; number < tiles.end; ++number) {
+    const PairTile tile = chunk.tiles.at(open_index(chunk, number));
     if (!is_for_fma(problem, chunk, tile)) continue;
     Divergences<acc_t> divergences[FmaLayout::kQuads];
     __syncthreads();  // the tile before has been added
     if (chunk.partial != nullptr)
-      load_sum<FmaLayout>(chunk.partial, index, divergences);
+      load_sum<FmaLayout>(chunk.partial, open_index(chunk, number), divergences);
     else
       add_divergences(problem, chunk.first + int64_t{tile.row} * kTile,
                       int64_t{tile.column} * kTile, {0, problem.classes}, divergences[0]);
@@ -265,19 +265,19 @@ __global__ void __launch_bounds__(TensorLayout::kThreads, 2)
     tensor_losses_kernel(Problem<acc_t> problem, Chunk<acc_t> chunk) {
   PAIRLOSS_DYNAMIC_SHARED(Octet, stage, [2][2][Factors::kBlockOctets]);
   clear_level_sums<TensorLayout>(problem, chunk);
-  const Share tiles = share(chunk.tiles.count(), blockIdx.x, gridDim.x);
+  const Share tiles = share(open_count(chunk), blockIdx.x, gridDim.x);
   if (tiles.begin == tiles.end) return;  // the last chunk may have few
   const Share slices{0, Factors::slices(problem.classes)};
   int buffer = 0;
-  PairTile tile = chunk.tiles.at(tiles.begin), next;
+  PairTile tile = chunk.tiles.at(open_index(chunk, tiles.begin)), next;
   if (chunk.partial == nullptr) copy_slice<Factors>(problem, chunk, tile, 0, stage[buffer]);
-  for (int index = tiles.begin; index < tiles.end; ++index, tile = next) {
-    const bool more = index + 1 < tiles.end;
-    if (more) next = chunk.tiles.at(index + 1);
+  for (int number = tiles.begin; number < tiles.end; ++number, tile = next) {
+    const bool more = number + 1 < tiles.end;
+    if (more) next = chunk.tiles.at(open_index(chunk, number + 1));
     TensorDivergences divergences;
     if (chunk.partial != nullptr) {
       __syncthreads();  // the tile before has been added
-      load_sum<TensorLayout>(chunk.partial, index, divergences);
+      load_sum<TensorLayout>(chunk.partial, open_index(chunk, number), divergences);
     } else {
       subtract_products<Factors>(problem, chunk, tile, slices, more, next, buffer, stage,
                                  divergences);

@@ -11,13 +11,23 @@
 //   dLoss/dz_i = P_i * (A_i - d_i) + B_i        (gradient "second": B_i alone)
 //
 // Similar pairs go the same way as dissimilar ones. Their closed form, O(N K) per class, would not
-// save the pass over the pairs that the hinge needs, and costs a sort by label.
+// save the pass over the pairs that the hinge needs. In large batches (*) tiles of pairs whose side
+// of the margin is certain are left out of it.
 //
+//   keys_kernel          (*) the order of the rows, in which like ones are neighbours (order.cuh)
+//   sort_runs_kernel     (*)
+//   positions_kernel     (*)
 //   prepare_kernel       P and L; numbers of pairs (prepare.cuh)
 //   extrema_kernel       the reference row of the tensor cores' operands, and
 //   planes_kernel        those operands (planes.cuh); in float64 and for few classes neither
 //   levels_kernel        from the numbers, the scales of each level
+//   summaries_kernel     (*) what there is to know of a tile of rows (certificates.cuh)
 //   for every chunk of rows i, against all columns j:
+//     bounds_kernel      (*) the tiles of pairs that are inside or beyond the margin
+//     states_kernel      (*) from these and the labels, which tiles add nothing, which have a
+//                        closed form, and which are open (open_tiles.cuh)
+//     lists_kernel       (*) the open ones
+//     closed_sums_kernel (*) the sums of those with a closed form (closed_forms.cuh)
 //     tensor_losses_kernel
 //                        D_ij and D_ji by tiles of 64 x 64 (tensor_divergences.cuh); from them the
 //                        rows' loss sums, and marks of four bits per pair and level (losses.cuh)
@@ -87,6 +97,7 @@ struct Choice {
   Arithmetic arithmetic = Arithmetic::automatic;  // of the tiled kernels; float64 has no choice
   int product_splits = 0;  // of the columns, for the gradient's sums; 0: by the sizes
   int pair_blocks = 0;     // that share the tiles; 0: by the sizes
+  bool certified = false;  // also a small batch looks for certain tiles
 };
 
 namespace {
@@ -104,13 +115,16 @@ struct Pass {
   Plan plan;
   Chunk<acc_t> chunk;
   SmallBatch<acc_t> small;  // instead of the plan and the chunk
+  Verdicts verdicts;        // with certificates
+  ClosedForms closed;       // likewise
 };
 
 // Everything that the kernels work on.
 template <typename acc_t>
 struct Work {
   Pass<acc_t> pass, ref_pass;
-  bool with_pass, with_ref_pass, small, tensor;
+  bool with_pass, with_ref_pass, small, tensor, certified;
+  Ordering<acc_t> ordering, ref_ordering;  // if certified
   int64_t count_blocks;
   Counts* counts;
   Level<acc_t>* levels;
@@ -124,13 +138,16 @@ struct Work {
     tensor = std::is_same_v<acc_t, float> && !small &&
              (choice.arithmetic == Arithmetic::automatic ? e.classes >= kLeastTensorClasses
                                                          : choice.arithmetic == Arithmetic::tensor);
+    // A similarity matrix says nothing of whole tiles, and is in the caller's order.
+    certified = !small && e.similarity == nullptr &&
+                (choice.certified || is_certified(e.rows, within ? e.rows : e.ref_rows, e.classes));
     Problem<acc_t>& problem = pass.problem;
     problem.rows = {e.rows, e.labels, e.weights, e.upstream};
-    take_side(workspace, e.classes, tensor, e.precision, problem.rows);
+    ordering = take(workspace, e, problem.rows);
     problem.columns = problem.rows;
     if (!within) {
       problem.columns = {e.ref_rows, e.ref_labels, e.ref_weights};
-      take_side(workspace, e.classes, tensor, e.precision, problem.columns);
+      ref_ordering = take(workspace, e, problem.columns);
     }
     if (tensor) problem.extrema = take_extrema(workspace, e.classes);
     problem.within = within;
@@ -158,9 +175,13 @@ struct Work {
           make_plan(made.problem, tensor, choice.chunk_rows > 0 ? choice.chunk_rows : usual);
       made.plan.equal_weights = have_equal_weights(e);
       made.plan.precision = e.precision;
+      made.plan.certified = certified;
       if (choice.product_splits > 0) made.plan.product_splits = choice.product_splits;
       if (choice.pair_blocks > 0) made.plan.pair_blocks = choice.pair_blocks;
       made.chunk = take_chunk<acc_t>(workspace, made.plan, both, with_sums, with_grad);
+      if (!certified) return;
+      made.verdicts = take_open_tiles(workspace, made.problem, made.plan, made.chunk);
+      made.closed = take_closed_forms(workspace, made.problem, made.plan, made.chunk);
     };
     with_pass = e.stats != nullptr || e.grad != nullptr;
     with_ref_pass = e.ref_grad != nullptr;
@@ -170,6 +191,19 @@ struct Work {
       std::swap(ref_pass.problem.rows, ref_pass.problem.columns);
       make_pass(ref_pass, false, true);
     }
+  }
+
+  // What there is of one side.
+  template <typename scalar_t, typename out_t>
+  Ordering<acc_t> take(Workspace& workspace, const Evaluation<scalar_t, out_t>& e,
+                       Side<acc_t>& side) const {
+    Ordering<acc_t> of_side;
+    if (certified) {
+      of_side = take_ordering(workspace, e.levels, side);
+      take_summaries(workspace, e.classes, e.levels, side);
+    }
+    take_side(workspace, e.classes, tensor, e.precision, side);
+    return of_side;
   }
 };
 
@@ -189,7 +223,7 @@ void launch_tensor_products(const Pass<float>& pass, cudaStream_t stream) {
 
 template <bool kBoth, typename acc_t>
 void launch_products(const Pass<acc_t>& pass, cudaStream_t stream) {
-  const auto& [problem, plan, chunk, small] = pass;
+  const auto& [problem, plan, chunk, small, verdicts, closed] = pass;
   if constexpr (std::is_same_v<acc_t, float>) {
     if (problem.columns.planes != nullptr) launch_tensor_products<kBoth>(pass, stream);
   }
@@ -240,6 +274,55 @@ void launch_losses(const Pass<acc_t>& pass, cudaStream_t stream) {
   }
 }
 
+// Keys and positions of all rows.
+template <typename scalar_t, typename out_t, typename acc_t>
+void launch_ordering(const Evaluation<scalar_t, out_t>& e, const Work<acc_t>& work,
+                     cudaStream_t stream) {
+  const auto &batch = work.ordering, &reference = work.ref_ordering;
+  launch(keys_kernel<scalar_t, acc_t>, dim3(static_cast<unsigned>(e.rows + e.ref_rows)),
+         row_threads(e.classes), stream, batch, reference, e.classes, e.levels, e.ignore_index,
+         e.logits, e.ref_logits);
+  const int64_t blocks = ceil_div(e.rows, kOrderKeys) + ceil_div(e.ref_rows, kOrderKeys);
+  launch(sort_runs_kernel<acc_t>, dim3(static_cast<unsigned>(blocks)), kOrderThreads, stream, batch,
+         reference);
+  launch(positions_kernel<acc_t>, dim3(static_cast<unsigned>(blocks)), kOrderThreads, stream, batch,
+         reference, e.levels);
+}
+
+template <typename acc_t>
+void launch_summaries(const Problem<acc_t>& problem, cudaStream_t stream) {
+  const int64_t ref_rows = problem.within ? 0 : problem.columns.rows;
+  const int64_t tiles = ceil_div(problem.rows.rows, kTile) + ceil_div(ref_rows, kTile);
+  launch(summaries_kernel<acc_t>, dim3(static_cast<unsigned>(tiles)), kSummaryThreads, stream,
+         problem);
+}
+
+template <typename acc_t>
+void launch_certificates(const Pass<acc_t>& pass, cudaStream_t stream) {
+  const auto& [problem, plan, chunk, small, verdicts, closed] = pass;
+  const TileSpan<acc_t> rows{problem.rows, static_cast<int>(chunk.first / kTile),
+                             chunk.tiles.row_tiles};
+  const TileSpan<acc_t> columns{problem.columns, 0, chunk.tiles.column_tiles};
+  const auto launch_bounds = [&, &problem = problem](const TileSpan<acc_t>& from,
+                                                     const TileSpan<acc_t>& to, uint8_t* verdicts) {
+    const int64_t blocks = from.count * ceil_div(to.count, kBoundTiles);
+    launch(bounds_kernel<acc_t>, dim3(static_cast<unsigned>(blocks)), FmaLayout::kThreads, stream,
+           problem, from, to, verdicts);
+  };
+  launch_bounds(rows, columns, verdicts.of_rows);
+  if (!plan.once) launch_bounds(columns, rows, verdicts.of_columns);
+  const int64_t blocks = ceil_div(chunk.tiles.count(), kListThreads);
+  const int64_t groups = ceil_div(chunk.tiles.row_tiles, group_tiles(problem));
+  launch(states_kernel<acc_t>, dim3(static_cast<unsigned>(blocks)), kListThreads, stream, problem,
+         chunk, verdicts);
+  launch(lists_kernel<acc_t>, dim3(static_cast<unsigned>(blocks + groups)), kListThreads, stream,
+         problem, chunk, verdicts);
+  if (closed.sums != nullptr)
+    launch(closed_sums_kernel<acc_t>,
+           dim3(static_cast<unsigned>(chunk.tiles.row_tiles), closed_parts(problem.classes)),
+           kClosedThreads, stream, problem, chunk, closed);
+}
+
 inline void launch_planes(const Problem<float>& problem, Precision precision, cudaStream_t stream) {
   const int64_t ref_rows = problem.within ? 0 : problem.columns.rows;
   const int64_t tiles = ceil_div(problem.rows.rows, kTile) + ceil_div(ref_rows, kTile);
@@ -253,15 +336,16 @@ inline void launch_planes(const Problem<float>& problem, Precision precision, cu
 
 template <bool kBoth, typename acc_t, typename out_t>
 void run_tiled(Pass<acc_t>& pass, acc_t* row_loss, out_t* grad, cudaStream_t stream) {
-  auto& [problem, plan, chunk, small] = pass;
+  auto& [problem, plan, chunk, small, verdicts, closed] = pass;
   for (chunk.first = 0; chunk.first < plan.rows; chunk.first += plan.chunk_rows) {
     chunk.rows = std::min(plan.chunk_rows, plan.rows - chunk.first);
     chunk.tiles = plan.tiles(chunk.rows);
+    if (plan.certified) launch_certificates(pass, stream);
     launch_losses(pass, stream);
     if (grad != nullptr) launch_products<kBoth>(pass, stream);
     if (grad != nullptr || row_loss != nullptr)
       launch(finish_kernel<kBoth, acc_t, out_t>, dim3(static_cast<unsigned>(chunk.rows)),
-             row_threads(plan.classes), stream, problem, chunk, row_loss, grad);
+             row_threads(plan.classes), stream, problem, chunk, row_loss, grad, closed);
   }
 }
 
@@ -285,6 +369,7 @@ void run(const Evaluation<scalar_t, out_t>& e, const Choice& choice, void* alloc
                *const loss = per_row ? nullptr : e.loss;
   double* const no_stats = nullptr;
 
+  if (work.certified) launch_ordering(e, work, stream);
   const int64_t blocks = work.count_blocks + e.rows + e.ref_rows;
   launch(prepare_kernel<scalar_t, acc_t>, dim3(static_cast<unsigned>(blocks)),
          row_threads(e.classes), stream, work.pass.problem, e.logits, e.ref_logits,
@@ -310,12 +395,12 @@ void run(const Evaluation<scalar_t, out_t>& e, const Choice& choice, void* alloc
     launch(levels_kernel<acc_t>, dim3(1), kReduceThreads, stream, first, e.levels, within,
            work.counts, work.count_blocks, weighting,
            level_weights(e.level_weights, first, e.levels), work.levels);
+  if (work.certified) launch_summaries(work.pass.problem, stream);
   if (work.with_pass) run_tiled<kBoth>(work.pass, row_loss, e.grad, stream);
   if (work.with_ref_pass) run_tiled<kBoth>(work.ref_pass, no_loss, e.ref_grad, stream);
   if (e.stats != nullptr)
     launch(reduce_kernel<acc_t>, dim3(1), kReduceThreads, stream, e.levels, within, work.levels,
-           work.pass.chunk.level_sums, work.pass.plan.fma_warps() + work.pass.plan.tensor_warps(),
-           loss, e.stats);
+           work.pass.chunk.level_sums, work.pass.plan.level_slots(), loss, e.stats);
 }
 
 }  // namespace

@@ -28,6 +28,34 @@ PAIRLOSS_HOST_DEVICE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1)
 constexpr int kTile = 64;  // rows and columns of a tile of pairs
 constexpr int kMicro = 4;  // a thread holds 4 x 4 elements of its block's tile
 
+// The labels in one level of the rows of a tile, see certificates.cuh. At first, none.
+struct LabelSet {
+  uint32_t least = ~0u, greatest = 0;  // hash
+  uint64_t mask = 0;                   // a bit for some hashes each
+  bool full = false;  // every row that takes part in any level does so in this one,
+  bool one = false;   // and all with the same label,
+  int64_t label = 0;  // this one
+};
+
+// Of the rows of a tile that take part: their sum of weights w, and of w times P . log_p.
+struct RowSums {
+  int count;
+  double weight, entropy;
+};
+
+// Whether some row of a tile takes part, and is unbounded.
+enum class TileKind : int { empty, bounded, unbounded };
+
+// By tiles of rows, see certificates.cuh; null without certificates.
+template <typename acc_t>
+struct TileSummaries {
+  acc_t *least = nullptr, *greatest = nullptr;      // (row tiles, K) of log_p
+  LabelSet* labels = nullptr;                       // (row tiles, G)
+  TileKind* kind = nullptr;                         // (row tiles,)
+  RowSums* row_sums = nullptr;                      // (row tiles,)
+  double *log_p_sums = nullptr, *p_sums = nullptr;  // (row tiles, K), times the rows' weights
+};
+
 // The rows of the batch, or those of the reference set.
 template <typename acc_t>
 struct Side {
@@ -44,6 +72,10 @@ struct Side {
   Octet* sum_planes = nullptr;       // and for the gradient's sums; may be the same
   float *h = nullptr, *q = nullptr;  // (rows to whole tiles,)
   int* tile_unbounded = nullptr;     // (row tiles,), some row that takes part is unbounded
+
+  // (rows,), the row of the caller that stands at each place, see order.cuh; null: the same one
+  const int* given_row = nullptr;
+  TileSummaries<acc_t> summaries = {};
 };
 
 // Far below what bf16 holds, and far beyond what matters.
@@ -108,6 +140,11 @@ struct Problem {
 template <typename acc_t>
 __device__ acc_t value_or(const acc_t* values, const Side<acc_t>& side, int64_t row, acc_t other) {
   return values != nullptr && row < side.rows ? values[row] : other;
+}
+
+template <typename acc_t>
+__device__ int64_t given_row(const Side<acc_t>& side, int64_t row) {
+  return side.given_row != nullptr ? side.given_row[row] : row;
 }
 
 template <typename acc_t>

@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "cuda/closed_forms.cuh"
 #include "cuda/losses.cuh"
+#include "cuda/open_tiles.cuh"
 #include "cuda/precision.cuh"
 #include "cuda/prepare.cuh"
 #include "cuda/products.cuh"
@@ -35,6 +37,7 @@ struct Plan {
   int pair_blocks = 0, product_splits = 0, class_parts = 1;
   int panel = 0, panels = 0;
   bool equal_weights = false;  // of the pairs, in the gradient
+  bool certified = false;      // tiles that are certain are not looked at
 
   int64_t row_tiles() const { return ceil_div(chunk_rows, kTile); }
   PairTiles tiles(int64_t rows_of_chunk) const {
@@ -44,15 +47,17 @@ struct Plan {
   // Of the FMA kernel, and of the one for tensor cores.
   int64_t fma_warps() const { return pair_blocks * FmaLayout::kThreads / kWarp; }
   int64_t tensor_warps() const { return tensor ? pair_blocks * TensorLayout::kThreads / kWarp : 0; }
+  // Partial sums of each level, those of the closed tiles last.
+  int64_t closed_slots() const { return certified ? row_tiles() * closed_parts(classes) : 0; }
+  int64_t level_slots() const { return fma_warps() + tensor_warps() + closed_slots(); }
 };
 
 // Marks and partial sums of a chunk are bounded. A batch whose marks take at most 128 MB is one
-// chunk, because then each pair is computed once.
+// chunk, because then each pair is computed once; else they do for as few chunks as may be.
 inline int64_t default_chunk_rows(int64_t rows_of_all, int64_t columns, int64_t classes, int levels,
                                   bool within) {
-  constexpr int64_t kPairsAtOnce = int64_t{1} << 28;
-  if (within && rows_of_all * columns * levels <= kPairsAtOnce) return rows_of_all;
-  constexpr int64_t kPairs = int64_t{1} << 26;     // with marks for all levels: 32 MB
+  constexpr int64_t kPairs = int64_t{1} << 28;  // with marks for all levels: 128 MB
+  if (within && rows_of_all * columns * levels <= kPairs) return rows_of_all;
   constexpr int64_t kElements = int64_t{1} << 22;  // of a, and of b, per split
   constexpr int64_t kMostRows = int64_t{1} << 20;  // a grid has at most 65535 row tiles
   const int64_t rows = std::min({kPairs / columns / levels, kElements / classes, kMostRows});
@@ -125,6 +130,40 @@ class Workspace {
   int64_t bytes_ = 0;
 };
 
+// Whether certificates are worth their price, which is a few instructions per pair for the bounds
+// and eight launches (docs/cuda.md). Like rows make whole tiles in large batches only.
+inline bool is_certified(int64_t rows, int64_t columns, int64_t classes) {
+  constexpr int64_t kLeastRows = 2048, kLeastWork = int64_t{1} << 29;
+  return std::min(rows, columns) >= kLeastRows && std::max(rows, columns) < kMostOrderedRows &&
+         rows * columns * classes >= kLeastWork;
+}
+
+// side: as the caller has it. Afterwards it is in the order of the positions.
+template <typename acc_t>
+Ordering<acc_t> take_ordering(Workspace& workspace, int level_count, Side<acc_t>& side) {
+  Ordering<acc_t> ordering{side.rows, side.labels, side.weights, side.upstream};
+  ordering.keys = workspace.take<uint64_t>(side.rows);
+  ordering.sorted_keys = workspace.take<uint64_t>(side.rows);
+  side.given_row = ordering.row = workspace.take<int>(side.rows);
+  side.labels = ordering.labels = workspace.take<int64_t>(side.rows * level_count);
+  if (side.weights != nullptr) side.weights = ordering.weights = workspace.take<acc_t>(side.rows);
+  if (side.upstream != nullptr)
+    side.upstream = ordering.upstream = workspace.take<acc_t>(side.rows);
+  return ordering;
+}
+
+template <typename acc_t>
+void take_summaries(Workspace& workspace, int64_t classes, int level_count, Side<acc_t>& side) {
+  const int64_t tiles = ceil_div(side.rows, kTile);
+  side.summaries.least = workspace.take<acc_t>(tiles * classes);
+  side.summaries.greatest = workspace.take<acc_t>(tiles * classes);
+  side.summaries.labels = workspace.take<LabelSet>(tiles * level_count);
+  side.summaries.kind = workspace.take<TileKind>(tiles);
+  side.summaries.row_sums = workspace.take<RowSums>(tiles);
+  side.summaries.log_p_sums = workspace.take<double>(tiles * classes);
+  side.summaries.p_sums = workspace.take<double>(tiles * classes);
+}
+
 template <typename acc_t>
 void take_side(Workspace& workspace, int64_t classes, bool tensor, Precision precision,
                Side<acc_t>& side) {
@@ -156,6 +195,35 @@ inline Extrema take_extrema(Workspace& workspace, int64_t classes) {
 }
 
 template <typename acc_t>
+Verdicts take_open_tiles(Workspace& workspace, const Problem<acc_t>& problem, const Plan& plan,
+                         Chunk<acc_t>& chunk) {
+  const PairTiles& tiles = chunk.tiles;
+  const int64_t all = int64_t{tiles.row_tiles} * tiles.column_tiles;
+  Verdicts verdicts;
+  verdicts.of_rows = verdicts.of_columns = workspace.take<uint8_t>(all);
+  if (!plan.once) verdicts.of_columns = workspace.take<uint8_t>(all);
+  verdicts.open_counts = workspace.take<int>(ceil_div(tiles.count(), kListThreads));
+  chunk.states = workspace.take<TileState>(all);
+  chunk.open = workspace.take<int>(1 + int64_t{tiles.count()});
+  const int64_t groups = ceil_div(tiles.row_tiles, group_tiles(problem));
+  chunk.open_columns = workspace.take<int>(groups * (1 + tiles.column_tiles));
+  return verdicts;
+}
+
+template <typename acc_t>
+ClosedForms take_closed_forms(Workspace& workspace, const Problem<acc_t>& problem, const Plan& plan,
+                              const Chunk<acc_t>& chunk) {
+  ClosedForms closed;
+  if (!have_closed_forms(problem)) return closed;
+  closed.sums = workspace.take<ClosedSums>(plan.row_tiles());
+  closed.log_p = workspace.take<double>(plan.row_tiles() * plan.classes);
+  closed.p = workspace.take<double>(plan.row_tiles() * plan.classes);
+  if (chunk.level_sums != nullptr)
+    closed.level_sums = chunk.level_sums + (plan.level_slots() - plan.closed_slots()) * plan.levels;
+  return closed;
+}
+
+template <typename acc_t>
 Chunk<acc_t> take_chunk(Workspace& workspace, const Plan& plan, bool both, bool with_sums,
                         bool with_grad) {
   Chunk<acc_t> chunk;
@@ -166,9 +234,7 @@ Chunk<acc_t> take_chunk(Workspace& workspace, const Plan& plan, bool both, bool 
   if (plan.class_parts > 1)
     chunk.partial = workspace.take<acc_t>(plan.class_parts * chunk.tiles.count() * kTileElements);
   chunk.loss = workspace.take<acc_t>(chunk.tiles.column_tiles * plan.chunk_rows);
-  if (with_sums)
-    chunk.level_sums =
-        workspace.take<LevelSums>((plan.fma_warps() + plan.tensor_warps()) * plan.levels);
+  if (with_sums) chunk.level_sums = workspace.take<LevelSums>(plan.level_slots() * plan.levels);
   if (!with_grad) return chunk;
   chunk.marks = workspace.take<uint64_t>(
       marks_index(chunk, plan.columns, plan.levels, 0, 0));  // one beyond the last

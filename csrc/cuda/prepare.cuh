@@ -21,7 +21,7 @@ namespace {
 template <typename scalar_t, typename acc_t>
 __device__ void softmax_row(const Side<acc_t>& side, int64_t row, int64_t classes,
                             const scalar_t* logits) {
-  const scalar_t* z = logits + row * classes;
+  const scalar_t* z = logits + given_row(side, row) * classes;
   acc_t* p = side.p + row * classes;
   acc_t* log_p = side.log_p + row * classes;
 

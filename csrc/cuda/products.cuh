@@ -109,11 +109,34 @@ __device__ __forceinline__ QuadWeights<acc_t> expand(const Problem<acc_t>& probl
 }
 
 // Whether tensor_products.cuh leaves a word of columns to this kernel: there, 0 is multiplied by
-// whatever the rows hold, which must be finite.
+// whatever the rows hold, which must be finite. Such a tile is always open.
 template <typename acc_t>
 __device__ bool is_left(const Problem<acc_t>& problem, int64_t row, int64_t word) {
   const int64_t column = word * kStaged;
   return problem.rows.tile_unbounded[row / kTile] || problem.columns.tile_unbounded[column / kTile];
+}
+
+// The words of columns that a block of the products walks over, in their order: those of the open
+// tiles of its rows, if that is known.
+struct WordList {
+  const int* tiles;  // of columns; null: all
+  int64_t count;
+
+  __device__ int64_t word(int64_t number) const {
+    constexpr int kTileWords = kTile / kStaged;
+    return tiles == nullptr
+               ? number
+               : int64_t{tiles[number / kTileWords]} * kTileWords + number % kTileWords;
+  }
+};
+
+// row_tile: of the chunk.
+template <typename acc_t>
+__device__ WordList list_words(const Problem<acc_t>& problem, const Chunk<acc_t>& chunk,
+                               int64_t row_tile) {
+  if (chunk.open_columns == nullptr) return {nullptr, ceil_div(problem.columns.rows, kStaged)};
+  const int* const columns = open_columns(chunk, row_tile / group_tiles(problem));
+  return {columns + 1, int64_t{columns[0]} * (kTile / kStaged)};
 }
 
 // Grid (panels, product_splits, row tiles of the chunk). Writes the chunk's a (kBoth) and b; behind
@@ -137,7 +160,8 @@ __global__ void __launch_bounds__(product_threads(kPanel),
   const int x = threadIdx.x % kLanes, y = threadIdx.x / kLanes;
   const int64_t local = int64_t{blockIdx.z} * kTile, first = chunk.first + local;
   const int64_t k0 = static_cast<int64_t>(blockIdx.x) * kPanel;
-  const Range words = part(ceil_div(columns.rows, kStaged), blockIdx.y, chunk.product_splits);
+  const WordList list = list_words(problem, chunk, blockIdx.z);
+  const Range words = part(list.count, blockIdx.y, chunk.product_splits);
 
   acc_t p[kMicro][kMicro], log_p[kMicro][kMicro], a[kMicro][kMicro] = {}, b[kMicro][kMicro] = {};
 #pragma unroll
@@ -158,7 +182,8 @@ __global__ void __launch_bounds__(product_threads(kPanel),
   const acc_t row_upstream = value_or(rows.upstream, rows, first + expanded, acc_t(0));
   const int row_unbounded = is_unbounded(rows, first + expanded);
 
-  for (int64_t word = words.begin; word < words.end; ++word) {
+  for (int64_t number = words.begin; number < words.end; ++number) {
+    const int64_t word = list.word(number);
     if (only_left && !is_left(problem, first, word)) continue;
     const int64_t column = word * kStaged, first_quad = word * kStagedQuads;
     unsigned any = 0;

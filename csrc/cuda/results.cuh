@@ -2,6 +2,7 @@
 // loss and the statistics of the whole.
 #pragma once
 
+#include "cuda/closed_forms.cuh"
 #include "cuda/losses.cuh"
 
 namespace pairloss::cuda {
@@ -38,20 +39,24 @@ __device__ acc_t without_rest(acc_t element, double rest, acc_t p) {
 // A block per row of the chunk. row_loss: null, or (rows,). grad: null, or (rows, K).
 template <bool kBoth, typename acc_t, typename out_t>
 __global__ void finish_kernel(Problem<acc_t> problem, Chunk<acc_t> chunk, acc_t* row_loss,
-                              out_t* grad) {
+                              out_t* grad, ClosedForms closed_forms) {
   const int64_t local = blockIdx.x, row = chunk.first + local, classes = problem.classes;
   double loss = -0.0;  // see has_pair()
   for (int tile = threadIdx.x; tile < chunk.tiles.column_tiles; tile += blockDim.x)
-    loss += static_cast<double>(chunk.loss[tile * chunk.stride + local]);
+    if (is_open(chunk, static_cast<int>(local / kTile), tile))
+      loss += static_cast<double>(chunk.loss[tile * chunk.stride + local]);
   loss = reduce_block<Sum>(loss);
-  if (row_loss != nullptr && threadIdx.x == 0) row_loss[row] = static_cast<acc_t>(loss + 0.0);
+  const ClosedRow<acc_t> closed(problem, chunk, closed_forms, local);
+  if (closed.any) loss += closed.loss() + 0.0;
+  const int64_t given = given_row(problem.rows, row);
+  if (row_loss != nullptr && threadIdx.x == 0) row_loss[given] = static_cast<acc_t>(loss + 0.0);
   if (grad == nullptr) return;
 
   const acc_t* p = problem.rows.p + row * classes;
   double d = 0.0;
   if (kBoth) {
     for (int64_t k = threadIdx.x; k < classes; k += blockDim.x) {
-      double sum = 0.0;
+      double sum = closed.a(k);
       for (int split = 0; split < chunk.product_splits; ++split)
         sum += chunk.a[(split * chunk.stride + local) * classes + k];
       // For this thread's second pass. d is made of the rounded values too: where P = 1, A and d
@@ -64,7 +69,7 @@ __global__ void finish_kernel(Problem<acc_t> problem, Chunk<acc_t> chunk, acc_t*
   }
   double rest = 0.0;
   for (int64_t k = threadIdx.x; k < classes; k += blockDim.x) {
-    double b = 0.0;
+    double b = closed.b(k);
     for (int split = 0; split < chunk.product_splits; ++split)
       b += chunk.b[(split * chunk.stride + local) * classes + k];
     const acc_t a = kBoth ? chunk.a[local * classes + k] : acc_t(0);
@@ -75,7 +80,7 @@ __global__ void finish_kernel(Problem<acc_t> problem, Chunk<acc_t> chunk, acc_t*
   rest = reduce_block<Sum>(rest);
   for (int64_t k = threadIdx.x; k < classes; k += blockDim.x) {
     const acc_t element = chunk.b[local * classes + k];
-    grad[row * classes + k] = static_cast<out_t>(without_rest(element, rest, p[k]));
+    grad[given * classes + k] = static_cast<out_t>(without_rest(element, rest, p[k]));
   }
 }
 

@@ -44,6 +44,7 @@ PAIRLOSS_HOST_DEVICE int64_t tensor_product_blocks(int64_t rows, int64_t classes
 template <int kRowTiles>
 using WarpSums = float[kRowTiles][kPanelTiles / kRowTiles][4];
 static_assert(kProductRows == 16 * kProductWarps);
+static_assert(kProductRows == 2 * kTile);  // see group_tiles()
 
 // The class tile of sums[..][n].
 template <int kRowTiles>
@@ -141,7 +142,9 @@ __global__ void __launch_bounds__(tensor_product_threads(kBoth), kBoth ? 1 : 2)
   const unsigned row_blocks = static_cast<unsigned>(ceil_div(chunk.rows, kProductRows));
   const Range panel = part(slices, blockIdx.x / row_blocks, gridDim.x / row_blocks);
   const int class_tiles = static_cast<int>(panel.end - panel.begin) * (kSumSlice / kClassTile);
-  const Range span = part(ceil_div(columns.rows, kStaged), blockIdx.y, chunk.product_splits);
+  const int64_t first_tile = int64_t{blockIdx.x % row_blocks} * (kProductRows / kTile);
+  const WordList list = list_words(problem, chunk, first_tile);
+  const Range span = part(list.count, blockIdx.y, chunk.product_splits);
 
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   typename Weights::Share share;
@@ -149,23 +152,27 @@ __global__ void __launch_bounds__(tensor_product_threads(kBoth), kBoth ? 1 : 2)
   share.row = int64_t{blockIdx.x % row_blocks} * kProductRows +
               warp % kProductWarps / kRowTiles * (16 * kRowTiles);
   share.exists = share.row < chunk.rows && !rows.tile_unbounded[(chunk.first + share.row) / kTile];
+  share.states = chunk.states == nullptr
+                     ? nullptr
+                     : chunk.states + share.row / kTile * chunk.tiles.column_tiles;
   share.g = lane / 4;
   share.t = lane % 4;
 
   Weights weights(problem, share, chunk.first);
   WarpSums<kRowTiles> sums = {};
 
-  // The first word from here on in which some warp has marks, or span.end. By all threads.
+  // The first word of the list from here on in which some warp has marks, or span.end. By all
+  // threads.
   const auto find_word = [&](int64_t word, Words& words) {
     for (; word < span.end; ++word) {
-      words = load_words(problem, chunk, share, word, span.end);
+      words = load_words(problem, chunk, share, list, word, span.end);
       if (__syncthreads_or(words.any())) return word;
     }
     return span.end;
   };
   const auto copy = [&](int64_t word, int buffer) {
     if (word < span.end)
-      copy_word<Factors, kPlanesUsed>(stage, buffer, columns, slices, panel, word);
+      copy_word<Factors, kPlanesUsed>(stage, buffer, columns, slices, panel, list.word(word));
     commit_copies();
   };
 
@@ -175,13 +182,13 @@ __global__ void __launch_bounds__(tensor_product_threads(kBoth), kBoth ? 1 : 2)
   int64_t next = find_word(word + 1, next_words);
   for (int buffer = 0; word < span.end; buffer ^= 1) {
     copy(next, buffer ^ 1);
-    Words words_behind = load_words(problem, chunk, share, next + 1, span.end);
+    Words words_behind = load_words(problem, chunk, share, list, next + 1, span.end);
     wait_for_copies<1>();
     __syncthreads();  // all threads' copies of this word are there
     // Without marks there is nothing to add, or it is not for this kernel.
     if (__any_sync(kAllLanes, words.any()))
-      add_word<Factors, kPlanesUsed>(problem, chunk, share, stage, buffer, class_tiles, words, word,
-                                     weights, sums);
+      add_word<Factors, kPlanesUsed>(problem, chunk, share, stage, buffer, class_tiles, words,
+                                     list.word(word), weights, sums);
     // Also the barrier behind which the buffer has been read.
     const bool any_behind = __syncthreads_or(words_behind.any());
     word = next;

@@ -31,8 +31,10 @@ struct WarpShare {
   static constexpr int kLaneRows = 2 * kRowTiles;
   bool first_argument;  // A, from g_ij and L'; else B, from g_ji and P'
   bool exists;          // its rows are those of a tile that is there, and bounded
-  int64_t row;          // the first one, of the chunk
-  int g, t;             // of the lane
+  // Where the states of its row tile's tiles begin, see Chunk; null: all are open.
+  const TileState* states;
+  int64_t row;  // the first one, of the chunk
+  int g, t;     // of the lane
 
   // The lane's row r is at place g, or g + 8 for odd r, of tile r / 2.
   __device__ int64_t row_of_lane(int r) const { return row + g * kLaneRows + r; }
@@ -64,14 +66,18 @@ struct Words {
   }
 };
 
-// Of several levels, the marks in any. None beyond `end`, nor where products_kernel does the work.
+// Of several levels, the marks in any. None beyond `end` of the list, nor where products_kernel
+// does the work, nor of a tile that is not open, whose marks nothing has written.
 template <int kRowTiles>
 __device__ __forceinline__ Words load_words(const Problem<float>& problem,
                                             const Chunk<float>& chunk,
-                                            const WarpShare<kRowTiles>& share, int64_t word,
-                                            int64_t end) {
+                                            const WarpShare<kRowTiles>& share, const WordList& list,
+                                            int64_t number, int64_t end) {
   Words words;
-  if (!share.exists || word >= end || problem.columns.tile_unbounded[word * kStaged / kTile])
+  if (!share.exists || number >= end) return words;
+  const int64_t word = list.word(number), tile = word * kStaged / kTile;
+  if (problem.columns.tile_unbounded[tile] ||
+      (share.states != nullptr && share.states[tile] != TileState::open))
     return words;
   for (int level = 0; level < problem.level_count; ++level) {
 #pragma unroll

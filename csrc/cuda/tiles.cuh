@@ -109,6 +109,11 @@ struct LevelSums {
   unsigned long long active;  // dissimilar pairs
 };
 
+// Of tiles that are not open, the marks of all pairs are known. They add nothing, and are skipped;
+// or they are closed (closed_forms.cuh): all pairs are of the same kind in each level, and those
+// that are dissimilar all inside or all beyond the margin.
+enum class TileState : uint8_t { open, skipped, inside, beyond };
+
 // Rows first .. first + rows of the problem, and the partial results about them.
 template <typename acc_t>
 struct Chunk {
@@ -122,6 +127,12 @@ struct Chunk {
   uint64_t* marks = nullptr;        // see marks_index(); null without a gradient
   acc_t* a = nullptr;               // (product_splits, stride, K)
   acc_t* b = nullptr;               // (product_splits, stride, K)
+
+  // Which tiles are open, see open_tiles.cuh; null without certificates: all of them. (With a Chunk
+  // of more than 128 bytes, the FMA kernels spill.)
+  TileState* states = nullptr;  // (row tiles, column tiles)
+  int* open = nullptr;          // how many, then the index of each for PairTiles::at()
+  int* open_columns = nullptr;  // by groups of row tiles: how many, then the column tiles
 };
 
 template <typename acc_t>
@@ -129,6 +140,36 @@ PAIRLOSS_HOST_DEVICE int64_t marks_index(const Chunk<acc_t>& chunk, int64_t colu
                                          int64_t column_quad, int64_t row_quad) {
   const int64_t column_quads = ceil_div(columns, kTile) * kTileQuads;
   return (level * column_quads + column_quad) * (chunk.stride / kMicro) + row_quad;
+}
+
+// The open tiles: their number, and the index of each.
+template <typename acc_t>
+__device__ int open_count(const Chunk<acc_t>& chunk) {
+  return chunk.open != nullptr ? chunk.open[0] : chunk.tiles.count();
+}
+
+template <typename acc_t>
+__device__ int open_index(const Chunk<acc_t>& chunk, int number) {
+  return chunk.open != nullptr ? chunk.open[1 + number] : number;
+}
+
+// row: a tile of the chunk. Of a tile that is not open, nothing has written losses or marks.
+template <typename acc_t>
+__device__ bool is_open(const Chunk<acc_t>& chunk, int row, int column) {
+  return chunk.states == nullptr ||
+         chunk.states[int64_t{row} * chunk.tiles.column_tiles + column] == TileState::open;
+}
+
+// A row of Chunk::open_columns is for the row tiles of a block of the products.
+template <typename acc_t>
+PAIRLOSS_HOST_DEVICE int group_tiles(const Problem<acc_t>& problem) {
+  constexpr int kTensorGroup = 2;  // see tensor_products.cuh
+  return problem.rows.planes != nullptr ? kTensorGroup : 1;
+}
+
+template <typename acc_t>
+PAIRLOSS_HOST_DEVICE int* open_columns(const Chunk<acc_t>& chunk, int64_t group) {
+  return chunk.open_columns + group * (1 + chunk.tiles.column_tiles);
 }
 
 // Whether the FMA kernels have the tile, and not those for tensor cores: 0 * inf must be 0.

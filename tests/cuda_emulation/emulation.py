@@ -72,10 +72,30 @@ class _Call(ctypes.Structure):
         ("arithmetic", ctypes.c_int64),
         ("product_splits", ctypes.c_int64),
         ("pair_blocks", ctypes.c_int64),
+        ("certified", ctypes.c_int64),
         ("seed", ctypes.c_int64),
         ("launches", ctypes.c_void_p),
         ("active", ctypes.c_void_p),
+        ("found", ctypes.c_void_p),
     ]
+
+
+class _Found(ctypes.Structure):
+    """Found of pair_kl_hinge.cpp."""
+
+    _fields_ = [
+        (name, ctypes.c_void_p) for name in ("order", "ref_order", "states", "open", "open_columns")
+    ]
+
+
+class Certificates(NamedTuple):
+    """What a certified call has found: of the pass of the batch, in one chunk of rows."""
+
+    order: Tensor  # (N,), the row at each position
+    ref_order: Tensor  # (M,)
+    states: Tensor  # (row tiles, column tiles), see TileState
+    open: Tensor  # indices of the open tiles
+    open_columns: list[Tensor]  # of each group of row tiles, its open column tiles
 
 
 class Result(NamedTuple):
@@ -96,14 +116,22 @@ class Kernels:
     ``pair_blocks`` how many blocks share the tiles, ``seed`` the order of threads and blocks.
     ``tiled``: the kernels for large batches at all sizes.
     ``arithmetic``: theirs, whatever the number of classes says.
+    ``certified``: they look for certain tiles at all sizes.
     """
 
-    def __init__(self, library: ctypes.CDLL, tiled: bool = False, arithmetic: str = "automatic"):
+    def __init__(
+        self,
+        library: ctypes.CDLL,
+        tiled: bool = False,
+        arithmetic: str = "automatic",
+        certified: bool = False,
+    ):
         library.emulate_pair_kl_hinge.restype = ctypes.c_char_p
         library.workspace_bytes_float32.restype = ctypes.c_int64
         self.library = library
         self.tiled = tiled
         self.arithmetic = arithmetic
+        self.certified = certified
         self.launches = 0  # of the last call
 
     def forward(
@@ -179,6 +207,28 @@ class Kernels:
         )
         return result.bool()
 
+    def certificates(
+        self, logits: Tensor, labels: Tensor, *, group_tiles: int, **inputs_and_options: Any
+    ) -> Certificates:
+        """Of the forward op with a gradient."""
+        ref_logits = inputs_and_options.get("ref_logits")
+        columns = len(logits) if ref_logits is None else len(ref_logits)
+        tiles, column_tiles = -(-len(logits) // 64), -(-columns // 64)
+        integers = {"dtype": torch.int32}
+        order, ref_order = torch.empty(len(logits), **integers), torch.empty(columns, **integers)
+        states = torch.full((tiles, column_tiles), 255, dtype=torch.uint8)
+        open_tiles = torch.empty(1 + tiles * column_tiles, **integers)
+        groups = torch.empty(-(-tiles // group_tiles), 1 + column_tiles, **integers)
+        found = _Found(*(x.data_ptr() for x in (order, ref_order, states, open_tiles, groups)))
+        self.forward(logits, labels, found=ctypes.addressof(found), **inputs_and_options)
+        return Certificates(
+            order,
+            ref_order,
+            states,
+            open_tiles[1 : 1 + int(open_tiles[0])],
+            [group[1 : 1 + int(group[0])] for group in groups],
+        )
+
     def workspace_bytes(self, rows: int, classes: int, ref_rows: int = 0, levels: int = 1) -> int:
         """Memory of one float32 call with all gradients, beyond its arguments and results."""
         something = ctypes.c_double()
@@ -194,6 +244,7 @@ class Kernels:
             stats=pointer,
             grad=pointer,
             ref_grad=pointer if ref_rows else None,
+            certified=self.certified,
         )
         return self.library.workspace_bytes_float32(ctypes.byref(call))
 
@@ -243,6 +294,7 @@ class Kernels:
             chunk_rows=chunk_rows,
             product_splits=product_splits,
             pair_blocks=pair_blocks,
+            certified=self.certified,
             seed=seed,
             launches=ctypes.addressof(launches),
             **{name: tensor.data_ptr() for name, tensor in tensors.items()},

@@ -10,6 +10,15 @@ namespace {
 using namespace pairloss;
 using namespace pairloss::cuda;
 
+// What certificates have found, of the pass of the batch and its last chunk. Where the caller wants
+// it; as in emulation.py.
+struct Found {
+  int *order, *ref_order;  // (rows,), (ref_rows,)
+  uint8_t* states;         // (row tiles, column tiles)
+  int* open;               // (1 + row tiles x column tiles)
+  int* open_columns;       // (groups, 1 + column tiles)
+};
+
 // As in emulation.py. A null pointer stands for an argument that is not given.
 struct Call {
   int64_t element;  // 0 float64, 1 float32, 2 float16, 3 bfloat16
@@ -28,12 +37,34 @@ struct Call {
                          // the type of logits
   void* loss;
   double* stats;
-  void *grad, *ref_grad;                                               // null: none
-  int64_t tiled, chunk_rows, arithmetic, product_splits, pair_blocks;  // see Choice
+  void *grad, *ref_grad;                                                          // null: none
+  int64_t tiled, chunk_rows, arithmetic, product_splits, pair_blocks, certified;  // see Choice
   int64_t seed;       // order of threads and blocks
   int64_t* launches;  // how many there were
   uint8_t* active;    // null, or (rows, columns): which pairs have a gradient, see write_active()
+  Found* found;       // null: not asked for
 };
+
+template <typename T>
+void copy(T* to, const T* from, int64_t count) {
+  if (to != nullptr) std::memcpy(to, from, count * sizeof(T));
+}
+
+// From the workspace of a call that is done.
+template <typename scalar_t, typename out_t>
+void find(const Evaluation<scalar_t, out_t>& e, const Choice& choice, void* allocation,
+          Found& found) {
+  Workspace workspace(allocation);
+  const Work<accumulator_t<scalar_t>> work(e, choice, workspace);
+  const auto& [problem, plan, chunk, small, verdicts, closed] = work.pass;
+  copy(found.order, problem.rows.given_row, e.rows);
+  copy(found.ref_order, problem.columns.given_row, e.ref_rows);
+  const int64_t tiles = int64_t{chunk.tiles.row_tiles} * chunk.tiles.column_tiles;
+  copy(reinterpret_cast<TileState*>(found.states), chunk.states, tiles);
+  copy(found.open, chunk.open, 1 + chunk.open[0]);
+  const int64_t groups = ceil_div(chunk.tiles.row_tiles, group_tiles(problem));
+  copy(found.open_columns, chunk.open_columns, groups * (1 + chunk.tiles.column_tiles));
+}
 
 template <typename scalar_t, typename out_t>
 Evaluation<scalar_t, out_t> evaluation(const Call& call) {
@@ -84,8 +115,12 @@ void write_active(const Pass<acc_t>& pass, uint8_t* active) {
 template <typename scalar_t, typename out_t>
 void run(const Call& call) {
   const Evaluation<scalar_t, out_t> e = evaluation<scalar_t, out_t>(call);
-  const Choice choice{call.tiled != 0, call.chunk_rows, static_cast<Arithmetic>(call.arithmetic),
-                      static_cast<int>(call.product_splits), static_cast<int>(call.pair_blocks)};
+  const Choice choice{call.tiled != 0,
+                      call.chunk_rows,
+                      static_cast<Arithmetic>(call.arithmetic),
+                      static_cast<int>(call.product_splits),
+                      static_cast<int>(call.pair_blocks),
+                      call.certified != 0};
   const int64_t bytes = workspace_bytes(e, choice);
   // Exactly as large as it must be, for AddressSanitizer, and full of NaN, for what reads before it
   // writes.
@@ -93,6 +128,10 @@ void run(const Call& call) {
   std::memset(workspace.get(), 0xff, bytes);
   run_pair_kl_hinge(e, workspace.get(), nullptr, choice);
   emulation::check_guards();
+  if (call.found != nullptr) {
+    find(e, choice, workspace.get(), *call.found);
+    emulation::check_guards();
+  }
   if (call.active != nullptr) {
     Workspace same(workspace.get());
     write_active(Work<accumulator_t<scalar_t>>(e, choice, same).pass, call.active);
@@ -144,5 +183,7 @@ extern "C" const char* emulate_pair_kl_hinge(const Call* call) {
 
 // What a call of the forward op with a gradient allocates beyond its arguments and results.
 extern "C" int64_t workspace_bytes_float32(const Call* call) {
-  return workspace_bytes(evaluation<float, float>(*call));
+  Choice choice;
+  choice.certified = call->certified != 0;
+  return workspace_bytes(evaluation<float, float>(*call), choice);
 }

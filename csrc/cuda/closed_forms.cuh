@@ -1,0 +1,223 @@
+// Tiles of pairs that all weigh the same, g, but for the rows' weights: all similar, or all
+// dissimilar and inside the margin, or the one in some levels and the other in others. Divergences
+// are linear in one of their rows, so sums over such a tile J are those of its summary:
+//
+//   sum_j w_j g (L_i - L_j) = g (W L_i - sum_j w_j L_j)      P alike, W = sum_j w_j
+//   sum_j w_j D_ij          = W h_i - P_i . sum_j w_j L_j    h_i = P_i . L_i
+//   sum_j w_j D_ji          = sum_j w_j h_j - sum_j w_j P_j . L_i
+//
+// and a row tile needs the sums of these over all its closed tiles: N^2 / 64^2 times K of work. All
+// in double, with P made anew from L, since these are the differences of sums that products.cuh
+// avoids in float. With reduction none, the backward's weights w_i w_j (u_i + u_j) would take twice
+// the sums; there these tiles stay open.
+#pragma once
+
+#include <math.h>
+
+#include "cuda/certificates.cuh"
+#include "cuda/tiles.cuh"
+
+namespace pairloss::cuda {
+namespace {
+
+template <typename acc_t>
+PAIRLOSS_HOST_DEVICE bool have_closed_forms(const Problem<acc_t>& problem) {
+  return problem.rows.upstream == nullptr && problem.columns.upstream == nullptr;
+}
+
+// What the rows of a tile need.
+struct ClosedSums {
+  int tiles;         // of columns, that are closed
+  double weights;    // sum over these of g W
+  double entropies;  // of g sum_j w_j h_j
+  double margins;    // of W times what active pairs add to the loss of both directions
+};
+
+// By row tiles of the chunk; null without.
+struct ClosedForms {
+  ClosedSums* sums = nullptr;
+  double *log_p = nullptr, *p = nullptr;  // (row tiles, K), sums of g sum_j w_j L_j, of P likewise
+  LevelSums* level_sums = nullptr;        // (row tiles, closed_parts(), G), or null
+};
+
+constexpr int kClosedThreads = 256, kClosedWarps = kClosedThreads / kWarp;
+
+// A block has a tile of rows and a warp of classes.
+PAIRLOSS_HOST_DEVICE int closed_parts(int64_t classes) {
+  return static_cast<int>(ceil_div(classes, kWarp));
+}
+
+template <typename acc_t>
+__device__ const LabelSet& label_set(const Problem<acc_t>& problem, const Side<acc_t>& side,
+                                     int64_t tile, int level) {
+  return side.summaries.labels[tile * problem.level_count + level];
+}
+
+// The g of a closed tile, and what of it is of active pairs, without the sign.
+struct ClosedWeight {
+  double all = 0.0, active = 0.0;
+};
+
+template <typename acc_t>
+__device__ ClosedWeight closed_weight(const Problem<acc_t>& problem, TileState state,
+                                      int64_t row_tile, int64_t column_tile) {
+  ClosedWeight weight;
+  for (int level = 0; level < problem.level_count; ++level) {
+    const Relation relation = relation_of(label_set(problem, problem.rows, row_tile, level),
+                                          label_set(problem, problem.columns, column_tile, level));
+    const Scale<acc_t> scale = problem.levels[level].scale;
+    if (relation == Relation::similar) weight.all += scale.similar;
+    if (relation == Relation::dissimilar && state == TileState::inside)
+      weight.active += scale.dissimilar;
+  }
+  weight.all -= weight.active;
+  return weight;
+}
+
+// The chunk's row tile with each of its closed tiles that are the warp's.
+template <typename acc_t, typename Visit>
+__device__ void for_closed_tiles(const Chunk<acc_t>& chunk, int row_tile, Visit visit) {
+  const int columns = chunk.tiles.column_tiles;
+  for (int column = threadIdx.x / kWarp; column < columns; column += kClosedWarps) {
+    const TileState state = chunk.states[int64_t{row_tile} * columns + column];
+    if (state == TileState::inside || state == TileState::beyond) visit(state, column);
+  }
+}
+
+// Grid (row tiles of the chunk, closed_parts()). Writes the chunk's closed forms; of the level's
+// sums, those of the first chunk, and adds to them in the others.
+template <typename acc_t>
+__global__ void __launch_bounds__(kClosedThreads)
+    closed_sums_kernel(Problem<acc_t> problem, Chunk<acc_t> chunk, ClosedForms closed) {
+  PAIRLOSS_SHARED(double, of_warps, [3 * kClosedWarps][kWarp]);
+  const TileSummaries<acc_t>&rows = problem.rows.summaries, &columns = problem.columns.summaries;
+  const int64_t classes = problem.classes, own = chunk.first / kTile + blockIdx.x;
+  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  const int64_t k = int64_t{blockIdx.y} * kWarp + lane;
+  const bool exists = k < classes;
+
+  double log_p = 0.0, p = 0.0;
+  ClosedSums sums{};
+  for_closed_tiles(chunk, blockIdx.x, [&](TileState state, int64_t column) {
+    const ClosedWeight weight = closed_weight(problem, state, own, column);
+    if (exists) {
+      log_p += weight.all * columns.log_p_sums[column * classes + k];
+      p += weight.all * columns.p_sums[column * classes + k];
+    }
+    const RowSums& of_tile = columns.row_sums[column];
+    ++sums.tiles;
+    sums.weights += weight.all * of_tile.weight;
+    sums.entropies += weight.all * of_tile.entropy;
+    sums.margins += 2.0 * static_cast<double>(problem.margin) * weight.active * of_tile.weight;
+  });
+  of_warps[warp][lane] = log_p;
+  of_warps[kClosedWarps + warp][lane] = p;
+  if (lane == 0) {
+    of_warps[2 * kClosedWarps + warp][0] = sums.weights;
+    of_warps[2 * kClosedWarps + warp][1] = sums.entropies;
+    of_warps[2 * kClosedWarps + warp][2] = sums.margins;
+    of_warps[2 * kClosedWarps + warp][3] = sums.tiles;
+  }
+  __syncthreads();
+  const auto sum_of = [&](int matrix, int column) {
+    double sum = 0.0;
+    for (int of_warp = 0; of_warp < kClosedWarps; ++of_warp)
+      sum += of_warps[matrix * kClosedWarps + of_warp][column];
+    return sum;
+  };
+  if (warp == 0 && exists) {
+    closed.log_p[blockIdx.x * classes + k] = sum_of(0, lane);
+    closed.p[blockIdx.x * classes + k] = sum_of(1, lane);
+  }
+  if (threadIdx.x == 0 && blockIdx.y == 0)
+    closed.sums[blockIdx.x] = {static_cast<int>(sum_of(2, 3)), sum_of(2, 0), sum_of(2, 1),
+                               sum_of(2, 2)};
+  if (closed.level_sums == nullptr) return;
+
+  // D of all pairs of two tiles in both directions, of which each block has the share of its
+  // classes.
+  const bool is_first = blockIdx.y == 0 && lane == 0;
+  const double own_log_p = exists ? rows.log_p_sums[own * classes + k] : 0.0;
+  const double own_p = exists ? rows.p_sums[own * classes + k] : 0.0;
+  const RowSums& own_sums = rows.row_sums[own];
+  for (int level = 0; level < problem.level_count; ++level) {
+    double similar = 0.0, dissimilar = 0.0;
+    unsigned long long active = 0;
+    for_closed_tiles(chunk, blockIdx.x, [&](TileState state, int64_t column) {
+      const Relation relation = relation_of(label_set(problem, problem.rows, own, level),
+                                            label_set(problem, problem.columns, column, level));
+      const RowSums& of_tile = columns.row_sums[column];
+      double divergences = 0.0;
+      if (exists)
+        divergences -= own_p * columns.log_p_sums[column * classes + k] +
+                       columns.p_sums[column * classes + k] * own_log_p;
+      if (is_first)
+        divergences += of_tile.weight * own_sums.entropy + own_sums.weight * of_tile.entropy;
+      if (relation == Relation::similar) similar += divergences;
+      if (relation != Relation::dissimilar || state != TileState::inside) return;
+      dissimilar -= divergences;
+      if (!is_first) return;
+      dissimilar += 2.0 * static_cast<double>(problem.margin) * own_sums.weight * of_tile.weight;
+      active += 2ull * static_cast<unsigned>(own_sums.count) * static_cast<unsigned>(of_tile.count);
+    });
+    similar = reduce_block<Sum>(similar);
+    dissimilar = reduce_block<Sum>(dissimilar);
+    active = reduce_block<Sum>(active);
+    if (threadIdx.x > 0) continue;
+    LevelSums& slot =
+        closed.level_sums[(int64_t{blockIdx.x} * gridDim.y + blockIdx.y) * problem.level_count +
+                          level];
+    const LevelSums before = chunk.first > 0 ? slot : LevelSums{};
+    slot = {before.similar + similar, before.dissimilar + dissimilar, before.active + active};
+  }
+}
+
+// ---- for finish_kernel --------------------------------------------------------------------------
+
+// What the closed tiles add to a row.
+template <typename acc_t>
+struct ClosedRow {
+  bool any;
+  double weight;  // of the row
+  ClosedSums sums;
+  const double *log_p_sums, *p_sums;
+  const acc_t* log_p;
+  double classes;
+
+  __device__ ClosedRow(const Problem<acc_t>& problem, const Chunk<acc_t>& chunk,
+                       const ClosedForms& closed, int64_t local)
+      : any(closed.sums != nullptr && closed.sums[local / kTile].tiles > 0 &&
+            takes_part(problem, problem.rows, chunk.first + local)) {
+    if (!any) return;
+    const int64_t row = chunk.first + local, tile = local / kTile;
+    weight = static_cast<double>(value_or(problem.rows.weights, problem.rows, row, acc_t(1)));
+    sums = closed.sums[tile];
+    log_p_sums = closed.log_p + tile * problem.classes;
+    p_sums = closed.p + tile * problem.classes;
+    log_p = problem.rows.log_p + row * problem.classes;
+    classes = static_cast<double>(problem.classes);
+  }
+
+  __device__ double p(int64_t k) const { return exp(static_cast<double>(log_p[k])) / classes; }
+
+  // The row's A and B.
+  __device__ double a(int64_t k) const {
+    return any ? weight * (sums.weights * static_cast<double>(log_p[k]) - log_p_sums[k]) : 0.0;
+  }
+  __device__ double b(int64_t k) const {
+    return any ? weight * (sums.weights * p(k) - p_sums[k]) : 0.0;
+  }
+
+  // The row's loss, by a whole block.
+  __device__ double loss() const {
+    double of_classes = 0.0;
+    for (int64_t k = threadIdx.x; k < static_cast<int64_t>(classes); k += blockDim.x) {
+      const double log = static_cast<double>(log_p[k]);
+      of_classes += p(k) * (sums.weights * log - log_p_sums[k]) - p_sums[k] * log;
+    }
+    return weight * (reduce_block<Sum>(of_classes) + sums.entropies + sums.margins);
+  }
+};
+
+}  // namespace
+}  // namespace pairloss::cuda
