@@ -131,7 +131,7 @@ class Workspace {
 // Whether certificates are worth their price, which is a few instructions per pair for the bounds
 // and eight launches (docs/cuda.md). Like rows make whole tiles in large batches only.
 inline bool is_certified(int64_t rows, int64_t columns, int64_t classes) {
-  constexpr int64_t kLeastRows = 2048, kLeastWork = int64_t{1} << 29;
+  constexpr int64_t kLeastRows = 4096, kLeastWork = int64_t{1} << 29;
   return std::min(rows, columns) >= kLeastRows && std::max(rows, columns) < kMostOrderedRows &&
          rows * columns * classes >= kLeastWork;
 }
