@@ -83,7 +83,7 @@ __device__ void for_closed_tiles(const Chunk<acc_t>& chunk, int row_tile, Visit 
 // Grid (row tiles of the chunk, closed_parts()). Writes the chunk's closed forms; of the level's
 // sums, those of the first chunk, and adds to them in the others.
 template <typename acc_t>
-__global__ void __launch_bounds__(kClosedThreads)
+__global__ void __launch_bounds__(kClosedThreads, 2)
     closed_sums_kernel(Problem<acc_t> problem, Chunk<acc_t> chunk, ClosedForms closed) {
   constexpr int kSums = 4;
   PAIRLOSS_SHARED(double, of_warps, [(kSums + 1) * kClosedWarps][kWarp]);
