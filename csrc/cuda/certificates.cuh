@@ -84,16 +84,21 @@ __global__ void __launch_bounds__(kSummaryThreads, 4) summaries_kernel(Problem<a
 
   PAIRLOSS_SHARED(int, counts, [kTile]);
   PAIRLOSS_SHARED(double, weights, [kTile]);
+  PAIRLOSS_SHARED(double, upstreams, [kTile]);
   const int64_t row = threadIdx.x < kTile ? first + threadIdx.x : side.rows;
   const bool valid = takes_part(problem, side, row);
   const double weight =
       valid ? static_cast<double>(value_or(side.weights, side, row, acc_t(1))) : 0.0;
+  const double upstream =
+      valid ? weight * static_cast<double>(value_or(side.upstream, side, row, acc_t(0))) : 0.0;
   if (threadIdx.x < kTile) {
     counts[threadIdx.x] = valid;
     weights[threadIdx.x] = weight;
+    upstreams[threadIdx.x] = upstream;
   }
   const int count = reduce_block<Sum>(static_cast<int>(valid));
   const double sum_of_weights = reduce_block<Sum>(weight);
+  const double sum_of_upstreams = reduce_block<Sum>(upstream);
   const bool some_unbounded = __syncthreads_or(valid && is_unbounded(side, row));
   for (int level = 0; level < problem.level_count; ++level) {
     const LabelSet labels = join_labels(problem, problem.label(side, row, level), valid);
@@ -102,46 +107,43 @@ __global__ void __launch_bounds__(kSummaryThreads, 4) summaries_kernel(Problem<a
 
   PAIRLOSS_SHARED(acc_t, least_of_warps, [kSummaryWarps][kWarp]);
   PAIRLOSS_SHARED(acc_t, greatest_of_warps, [kSummaryWarps][kWarp]);
-  PAIRLOSS_SHARED(double, log_p_of_warps, [kSummaryWarps][kWarp]);
-  PAIRLOSS_SHARED(double, p_of_warps, [kSummaryWarps][kWarp]);
+  PAIRLOSS_SHARED(double, sums_of_warps, [4 * kSummaryWarps][kWarp]);
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   double entropy = 0.0;
   for (int64_t k0 = 0; k0 < problem.classes; k0 += kWarp) {
     acc_t least = INFINITY, greatest = -INFINITY;
-    double log_p_sum = 0.0, p_sum = 0.0;
+    TileSums sums;
     for (int r = warp; r < kTile && k0 + lane < problem.classes; r += kSummaryWarps) {
       if (!counts[r]) continue;
       const acc_t log_p = side.log_p[(first + r) * problem.classes + k0 + lane];
       least = Least()(least, log_p);
       greatest = Greatest()(greatest, log_p);
-      const double wide = static_cast<double>(log_p), w = weights[r];
-      const double p = w * (exp(wide) / static_cast<double>(problem.classes));
-      log_p_sum += w * wide;
-      p_sum += p;
-      entropy += p * wide;
+      const double wide = static_cast<double>(log_p);
+      const double p = exp(wide) / static_cast<double>(problem.classes);
+      sums.add(weights[r], upstreams[r], wide, p);
+      entropy += weights[r] * p * wide;
     }
     __syncthreads();  // those of the classes before have been read
     least_of_warps[warp][lane] = least;
     greatest_of_warps[warp][lane] = greatest;
-    log_p_of_warps[warp][lane] = log_p_sum;
-    p_of_warps[warp][lane] = p_sum;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sums_of_warps[i * kSummaryWarps + warp][lane] = sums.of[i];
     __syncthreads();
     if (warp > 0 || k0 + lane >= problem.classes) continue;
     for (int other = 1; other < kSummaryWarps; ++other) {
       least = Least()(least, static_cast<acc_t>(least_of_warps[other][lane]));
       greatest = Greatest()(greatest, static_cast<acc_t>(greatest_of_warps[other][lane]));
-      log_p_sum += log_p_of_warps[other][lane];
-      p_sum += p_of_warps[other][lane];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sums.of[i] += sums_of_warps[i * kSummaryWarps + other][lane];
     }
     const int64_t element = tile * problem.classes + k0 + lane;
     summaries.least[element] = least;
     summaries.greatest[element] = greatest;
-    summaries.log_p_sums[element] = log_p_sum;
-    summaries.p_sums[element] = p_sum;
+    summaries.sums[element] = sums;
   }
   entropy = reduce_block<Sum>(entropy);
   if (threadIdx.x > 0) return;
-  summaries.row_sums[tile] = {count, sum_of_weights, entropy};
+  summaries.row_sums[tile] = {count, sum_of_weights, sum_of_upstreams, entropy};
   summaries.kind[tile] = some_unbounded ? TileKind::unbounded
                          : count > 0    ? TileKind::bounded
                                         : TileKind::empty;

@@ -8,8 +8,8 @@
 //
 // and a row tile needs the sums of these over all its closed tiles: N^2 / 64^2 times K of work. All
 // in double, with P made anew from L, since these are the differences of sums that products.cuh
-// avoids in float. With reduction none, the backward's weights w_i w_j (u_i + u_j) would take twice
-// the sums; there these tiles stay open.
+// avoids in float. In the backward of reduction none, where pairs have weights w_i w_j (u_i + u_j),
+// there are as many sums again with w_j u_j in place of w_j.
 #pragma once
 
 #include <math.h>
@@ -20,24 +20,20 @@
 namespace pairloss::cuda {
 namespace {
 
-template <typename acc_t>
-PAIRLOSS_HOST_DEVICE bool have_closed_forms(const Problem<acc_t>& problem) {
-  return problem.rows.upstream == nullptr && problem.columns.upstream == nullptr;
-}
-
 // What the rows of a tile need.
 struct ClosedSums {
   int tiles;         // of columns, that are closed
-  double weights;    // sum over these of g W
-  double entropies;  // of g sum_j w_j h_j
-  double margins;    // of W times what active pairs add to the loss of both directions
+  double weights;    // sum over these of g W,
+  double upstreams;  // of g sum_j w_j u_j,
+  double entropies;  // of g sum_j w_j h_j,
+  double margins;    // and of W times what active pairs add to the loss of both directions
 };
 
 // By row tiles of the chunk; null without.
 struct ClosedForms {
-  ClosedSums* sums = nullptr;
-  double *log_p = nullptr, *p = nullptr;  // (row tiles, K), sums of g sum_j w_j L_j, of P likewise
-  LevelSums* level_sums = nullptr;        // (row tiles, closed_parts(), G), or null
+  ClosedSums* rows = nullptr;
+  TileSums* sums = nullptr;         // (row tiles, K), of the tiles' times g
+  LevelSums* level_sums = nullptr;  // (row tiles, closed_parts(), G), or null
 };
 
 constexpr int kClosedThreads = 256, kClosedWarps = kClosedThreads / kWarp;
@@ -87,36 +83,41 @@ __device__ void for_closed_tiles(const Chunk<acc_t>& chunk, int row_tile, Visit 
 // Grid (row tiles of the chunk, closed_parts()). Writes the chunk's closed forms; of the level's
 // sums, those of the first chunk, and adds to them in the others.
 template <typename acc_t>
-__global__ void __launch_bounds__(kClosedThreads)
+__global__ void __launch_bounds__(kClosedThreads, 2)
     closed_sums_kernel(Problem<acc_t> problem, Chunk<acc_t> chunk, ClosedForms closed) {
-  PAIRLOSS_SHARED(double, of_warps, [3 * kClosedWarps][kWarp]);
+  constexpr int kSums = 4;
+  PAIRLOSS_SHARED(double, of_warps, [(kSums + 1) * kClosedWarps][kWarp]);
   const TileSummaries<acc_t>&rows = problem.rows.summaries, &columns = problem.columns.summaries;
   const int64_t classes = problem.classes, own = chunk.first / kTile + blockIdx.x;
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   const int64_t k = int64_t{blockIdx.y} * kWarp + lane;
   const bool exists = k < classes;
 
-  double log_p = 0.0, p = 0.0;
+  TileSums of_class;
   ClosedSums sums{};
   for_closed_tiles(chunk, blockIdx.x, [&](TileState state, int64_t column) {
     const ClosedWeight weight = closed_weight(problem, state, own, column);
     if (exists) {
-      log_p += weight.all * columns.log_p_sums[column * classes + k];
-      p += weight.all * columns.p_sums[column * classes + k];
+      const TileSums& of_column = columns.sums[column * classes + k];
+#pragma unroll
+      for (int i = 0; i < kSums; ++i) of_class.of[i] += weight.all * of_column.of[i];
     }
     const RowSums& of_tile = columns.row_sums[column];
     ++sums.tiles;
     sums.weights += weight.all * of_tile.weight;
+    sums.upstreams += weight.all * of_tile.upstream;
     sums.entropies += weight.all * of_tile.entropy;
     sums.margins += 2.0 * static_cast<double>(problem.margin) * weight.active * of_tile.weight;
   });
-  of_warps[warp][lane] = log_p;
-  of_warps[kClosedWarps + warp][lane] = p;
+#pragma unroll
+  for (int i = 0; i < kSums; ++i) of_warps[i * kClosedWarps + warp][lane] = of_class.of[i];
   if (lane == 0) {
-    of_warps[2 * kClosedWarps + warp][0] = sums.weights;
-    of_warps[2 * kClosedWarps + warp][1] = sums.entropies;
-    of_warps[2 * kClosedWarps + warp][2] = sums.margins;
-    of_warps[2 * kClosedWarps + warp][3] = sums.tiles;
+    const int row = kSums * kClosedWarps + warp;
+    of_warps[row][0] = sums.tiles;
+    of_warps[row][1] = sums.weights;
+    of_warps[row][2] = sums.upstreams;
+    of_warps[row][3] = sums.entropies;
+    of_warps[row][4] = sums.margins;
   }
   __syncthreads();
   const auto sum_of = [&](int matrix, int column) {
@@ -125,20 +126,17 @@ __global__ void __launch_bounds__(kClosedThreads)
       sum += of_warps[matrix * kClosedWarps + of_warp][column];
     return sum;
   };
-  if (warp == 0 && exists) {
-    closed.log_p[blockIdx.x * classes + k] = sum_of(0, lane);
-    closed.p[blockIdx.x * classes + k] = sum_of(1, lane);
-  }
+  if (warp == 0 && exists)
+    for (int i = 0; i < kSums; ++i) closed.sums[blockIdx.x * classes + k].of[i] = sum_of(i, lane);
   if (threadIdx.x == 0 && blockIdx.y == 0)
-    closed.sums[blockIdx.x] = {static_cast<int>(sum_of(2, 3)), sum_of(2, 0), sum_of(2, 1),
-                               sum_of(2, 2)};
+    closed.rows[blockIdx.x] = {static_cast<int>(sum_of(kSums, 0)), sum_of(kSums, 1),
+                               sum_of(kSums, 2), sum_of(kSums, 3), sum_of(kSums, 4)};
   if (closed.level_sums == nullptr) return;
 
   // D of all pairs of two tiles in both directions, of which each block has the share of its
   // classes.
   const bool is_first = blockIdx.y == 0 && lane == 0;
-  const double own_log_p = exists ? rows.log_p_sums[own * classes + k] : 0.0;
-  const double own_p = exists ? rows.p_sums[own * classes + k] : 0.0;
+  const TileSums own_class = exists ? rows.sums[own * classes + k] : TileSums{};
   const RowSums& own_sums = rows.row_sums[own];
   for (int level = 0; level < problem.level_count; ++level) {
     double similar = 0.0, dissimilar = 0.0;
@@ -148,9 +146,10 @@ __global__ void __launch_bounds__(kClosedThreads)
                                             label_set(problem, problem.columns, column, level));
       const RowSums& of_tile = columns.row_sums[column];
       double divergences = 0.0;
-      if (exists)
-        divergences -= own_p * columns.log_p_sums[column * classes + k] +
-                       columns.p_sums[column * classes + k] * own_log_p;
+      if (exists) {
+        const TileSums& of_column = columns.sums[column * classes + k];
+        divergences -= own_class.p() * of_column.log_p() + of_column.p() * own_class.log_p();
+      }
       if (is_first)
         divergences += of_tile.weight * own_sums.entropy + own_sums.weight * of_tile.entropy;
       if (relation == Relation::similar) similar += divergences;
@@ -178,23 +177,28 @@ __global__ void __launch_bounds__(kClosedThreads)
 template <typename acc_t>
 struct ClosedRow {
   bool any;
-  double weight;  // of the row
-  ClosedSums sums;
-  const double *log_p_sums, *p_sums;
+  double weight, upstream;  // of the row
+  double pair_weights;      // sum of g w_j (u_i + u_j)
+  ClosedSums of_tile;
+  const TileSums* sums;
   const acc_t* log_p;
   double classes;
 
   __device__ ClosedRow(const Problem<acc_t>& problem, const Chunk<acc_t>& chunk,
                        const ClosedForms& closed, int64_t local)
-      : any(closed.sums != nullptr && closed.sums[local / kTile].tiles > 0 &&
+      : any(closed.rows != nullptr && closed.rows[local / kTile].tiles > 0 &&
             takes_part(problem, problem.rows, chunk.first + local)) {
     if (!any) return;
+    const Side<acc_t>& rows = problem.rows;
     const int64_t row = chunk.first + local, tile = local / kTile;
-    weight = static_cast<double>(value_or(problem.rows.weights, problem.rows, row, acc_t(1)));
-    sums = closed.sums[tile];
-    log_p_sums = closed.log_p + tile * problem.classes;
-    p_sums = closed.p + tile * problem.classes;
-    log_p = problem.rows.log_p + row * problem.classes;
+    const bool with_upstream = rows.upstream != nullptr || problem.columns.upstream != nullptr;
+    weight = static_cast<double>(value_or(rows.weights, rows, row, acc_t(1)));
+    upstream =
+        static_cast<double>(value_or(rows.upstream, rows, row, acc_t(with_upstream ? 0 : 1)));
+    of_tile = closed.rows[tile];
+    pair_weights = upstream * of_tile.weights + of_tile.upstreams;
+    sums = closed.sums + tile * problem.classes;
+    log_p = rows.log_p + row * problem.classes;
     classes = static_cast<double>(problem.classes);
   }
 
@@ -202,10 +206,14 @@ struct ClosedRow {
 
   // The row's A and B.
   __device__ double a(int64_t k) const {
-    return any ? weight * (sums.weights * static_cast<double>(log_p[k]) - log_p_sums[k]) : 0.0;
+    if (!any) return 0.0;
+    const double of_columns = upstream * sums[k].log_p() + sums[k].upstream_log_p();
+    return weight * (pair_weights * static_cast<double>(log_p[k]) - of_columns);
   }
   __device__ double b(int64_t k) const {
-    return any ? weight * (sums.weights * p(k) - p_sums[k]) : 0.0;
+    if (!any) return 0.0;
+    const double of_columns = upstream * sums[k].p() + sums[k].upstream_p();
+    return weight * (pair_weights * p(k) - of_columns);
   }
 
   // The row's loss, by a whole block.
@@ -213,9 +221,9 @@ struct ClosedRow {
     double of_classes = 0.0;
     for (int64_t k = threadIdx.x; k < static_cast<int64_t>(classes); k += blockDim.x) {
       const double log = static_cast<double>(log_p[k]);
-      of_classes += p(k) * (sums.weights * log - log_p_sums[k]) - p_sums[k] * log;
+      of_classes += p(k) * (of_tile.weights * log - sums[k].log_p()) - sums[k].p() * log;
     }
-    return weight * (reduce_block<Sum>(of_classes) + sums.entropies + sums.margins);
+    return weight * (reduce_block<Sum>(of_classes) + of_tile.entropies + of_tile.margins);
   }
 };
 

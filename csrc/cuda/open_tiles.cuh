@@ -48,7 +48,6 @@ __device__ TileState find_state(const Problem<acc_t>& problem, const Chunk<acc_t
       verdicts.of_columns[int64_t{tile.column} * chunk.tiles.row_tiles + tile.row];
   const bool beyond = !dissimilar || (verdict & kBeyond) != 0;
   if (beyond && !similar) return TileState::skipped;
-  if (!have_closed_forms(problem)) return TileState::open;
   if (beyond) return TileState::beyond;
   return full && (verdict & kInside) != 0 ? TileState::inside : TileState::open;
 }

@@ -181,7 +181,7 @@ struct Work {
       made.chunk = take_chunk<acc_t>(workspace, made.plan, both, with_sums, with_grad);
       if (!certified) return;
       made.verdicts = take_open_tiles(workspace, made.problem, made.plan, made.chunk);
-      made.closed = take_closed_forms(workspace, made.problem, made.plan, made.chunk);
+      made.closed = take_closed_forms(workspace, made.plan, made.chunk);
     };
     with_pass = e.stats != nullptr || e.grad != nullptr;
     with_ref_pass = e.ref_grad != nullptr;
@@ -317,10 +317,9 @@ void launch_certificates(const Pass<acc_t>& pass, cudaStream_t stream) {
          chunk, verdicts);
   launch(lists_kernel<acc_t>, dim3(static_cast<unsigned>(blocks + groups)), kListThreads, stream,
          problem, chunk, verdicts);
-  if (closed.sums != nullptr)
-    launch(closed_sums_kernel<acc_t>,
-           dim3(static_cast<unsigned>(chunk.tiles.row_tiles), closed_parts(problem.classes)),
-           kClosedThreads, stream, problem, chunk, closed);
+  launch(closed_sums_kernel<acc_t>,
+         dim3(static_cast<unsigned>(chunk.tiles.row_tiles), closed_parts(problem.classes)),
+         kClosedThreads, stream, problem, chunk, closed);
 }
 
 inline void launch_planes(const Problem<float>& problem, Precision precision, cudaStream_t stream) {

@@ -37,10 +37,28 @@ struct LabelSet {
   int64_t label = 0;  // this one
 };
 
-// Of the rows of a tile that take part: their sum of weights w, and of w times P . log_p.
+// Of the rows of a tile that take part: their sum of weights w, of w times the upstream gradient,
+// and of w times P . log_p.
 struct RowSums {
   int count;
-  double weight, entropy;
+  double weight, upstream, entropy;
+};
+
+// Of one class of these rows: the sums of log_p and P, times the weights and times the upstreams.
+struct alignas(16) TileSums {
+  double of[4] = {};
+
+  PAIRLOSS_HOST_DEVICE double log_p() const { return of[0]; }
+  PAIRLOSS_HOST_DEVICE double p() const { return of[1]; }
+  PAIRLOSS_HOST_DEVICE double upstream_log_p() const { return of[2]; }
+  PAIRLOSS_HOST_DEVICE double upstream_p() const { return of[3]; }
+
+  PAIRLOSS_HOST_DEVICE void add(double weight, double upstream, double log_p, double p) {
+    of[0] += weight * log_p;
+    of[1] += weight * p;
+    of[2] += upstream * log_p;
+    of[3] += upstream * p;
+  }
 };
 
 // Whether some row of a tile takes part, and is unbounded.
@@ -49,11 +67,11 @@ enum class TileKind : int { empty, bounded, unbounded };
 // By tiles of rows, see certificates.cuh; null without certificates.
 template <typename acc_t>
 struct TileSummaries {
-  acc_t *least = nullptr, *greatest = nullptr;      // (row tiles, K) of log_p
-  LabelSet* labels = nullptr;                       // (row tiles, G)
-  TileKind* kind = nullptr;                         // (row tiles,)
-  RowSums* row_sums = nullptr;                      // (row tiles,)
-  double *log_p_sums = nullptr, *p_sums = nullptr;  // (row tiles, K), times the rows' weights
+  acc_t *least = nullptr, *greatest = nullptr;  // (row tiles, K) of log_p
+  LabelSet* labels = nullptr;                   // (row tiles, G)
+  TileKind* kind = nullptr;                     // (row tiles,)
+  RowSums* row_sums = nullptr;                  // (row tiles,)
+  TileSums* sums = nullptr;                     // (row tiles, K)
 };
 
 // The rows of the batch, or those of the reference set.

@@ -133,7 +133,7 @@ class Workspace {
 // Whether certificates are worth their price, which is a few instructions per pair for the bounds
 // and eight launches (docs/cuda.md). Like rows make whole tiles in large batches only.
 inline bool is_certified(int64_t rows, int64_t columns, int64_t classes) {
-  constexpr int64_t kLeastRows = 2048, kLeastWork = int64_t{1} << 29;
+  constexpr int64_t kLeastRows = 4096, kLeastWork = int64_t{1} << 29;
   return std::min(rows, columns) >= kLeastRows && std::max(rows, columns) < kMostOrderedRows &&
          rows * columns * classes >= kLeastWork;
 }
@@ -160,8 +160,7 @@ void take_summaries(Workspace& workspace, int64_t classes, int level_count, Side
   side.summaries.labels = workspace.take<LabelSet>(tiles * level_count);
   side.summaries.kind = workspace.take<TileKind>(tiles);
   side.summaries.row_sums = workspace.take<RowSums>(tiles);
-  side.summaries.log_p_sums = workspace.take<double>(tiles * classes);
-  side.summaries.p_sums = workspace.take<double>(tiles * classes);
+  side.summaries.sums = workspace.take<TileSums>(tiles * classes);
 }
 
 template <typename acc_t>
@@ -211,13 +210,10 @@ Verdicts take_open_tiles(Workspace& workspace, const Problem<acc_t>& problem, co
 }
 
 template <typename acc_t>
-ClosedForms take_closed_forms(Workspace& workspace, const Problem<acc_t>& problem, const Plan& plan,
-                              const Chunk<acc_t>& chunk) {
+ClosedForms take_closed_forms(Workspace& workspace, const Plan& plan, const Chunk<acc_t>& chunk) {
   ClosedForms closed;
-  if (!have_closed_forms(problem)) return closed;
-  closed.sums = workspace.take<ClosedSums>(plan.row_tiles());
-  closed.log_p = workspace.take<double>(plan.row_tiles() * plan.classes);
-  closed.p = workspace.take<double>(plan.row_tiles() * plan.classes);
+  closed.rows = workspace.take<ClosedSums>(plan.row_tiles());
+  closed.sums = workspace.take<TileSums>(plan.row_tiles() * plan.classes);
   if (chunk.level_sums != nullptr)
     closed.level_sums = chunk.level_sums + (plan.level_slots() - plan.closed_slots()) * plan.levels;
   return closed;

@@ -128,12 +128,13 @@ struct Chunk {
   acc_t* a = nullptr;               // (product_splits, stride, K)
   acc_t* b = nullptr;               // (product_splits, stride, K)
 
-  // Which tiles are open, see open_tiles.cuh; null without certificates: all of them. (With a Chunk
-  // of more than 128 bytes, the FMA kernels spill.)
+  // Which tiles are open, see open_tiles.cuh; null without certificates: all of them.
   TileState* states = nullptr;  // (row tiles, column tiles)
   int* open = nullptr;          // how many, then the index of each for PairTiles::at()
   int* open_columns = nullptr;  // by groups of row tiles: how many, then the column tiles
 };
+// With more, the FMA kernels spill.
+static_assert(sizeof(Chunk<float>) <= 128);
 
 template <typename acc_t>
 PAIRLOSS_HOST_DEVICE int64_t marks_index(const Chunk<acc_t>& chunk, int64_t columns, int level,
