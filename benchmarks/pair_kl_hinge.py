@@ -84,7 +84,9 @@ class Method:
         pilot: first look at a small batch whether it would take too long.
         weighed: its memory is measured (that of a CUDA graph lies beside the allocator's count).
         scale: its loss over that of pairloss, from N.
+        agreement: how far its loss may be off, relative; None: as the dtype allows.
         devices: where it makes sense.
+        columns: from how many on.
     """
 
     name: str
@@ -98,12 +100,14 @@ class Method:
     pilot: bool = False
     weighed: bool = True
     scale: Callable[[int], float] = lambda rows: 1.0
+    agreement: float | None = None
     devices: tuple[str, ...] = ("cpu", "cuda")
+    columns: int = 1
 
     def is_for(self, case: Case) -> bool:
         if self.graphed and (case.what != "full" or case.rows > GRAPH_ROWS):
             return False
-        return case.device in self.devices
+        return case.device in self.devices and case.columns >= self.columns
 
     def peak_bytes(self, case: Case) -> float:
         """Estimate of the memory that it takes."""
@@ -112,8 +116,21 @@ class Method:
         return itemsize * case.rows * (per_pair * case.rows + 8 * case.columns)
 
 
-def _ours() -> Loss:
-    return lambda logits, labels, margin: pairloss.pair_kl_hinge_loss(logits, labels, margin=margin)
+def _ours(precision: str = "fp32") -> Loss:
+    return lambda logits, labels, margin: pairloss.pair_kl_hinge_loss(
+        logits, labels, margin=margin, precision=precision
+    )
+
+
+def _less_precise(precision: str, agreement: float) -> Method:
+    """Of fewer than 16 classes, all precisions are the same."""
+    return Method(
+        f"pairloss {precision}",
+        lambda: _ours(precision),
+        agreement=agreement,
+        devices=("cuda",),
+        columns=16,
+    )
 
 
 def _no_loss() -> Loss:
@@ -124,6 +141,9 @@ _eager = Method("eager", lambda: baselines.eager, squares=4.5, baseline=True)
 _compile = Method("compile", baselines.compiled, squares=2, compiles=True, baseline=True)
 _METHODS = (
     Method("pairloss", _ours),
+    _less_precise("tf32x3", 1e-4),
+    _less_precise("bf16x3", 1e-3),
+    _less_precise("tf32", 0.05),
     _eager,
     _compile,
     replace(

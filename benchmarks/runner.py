@@ -137,7 +137,8 @@ def _check_agreement(method: Method, case: Case, step: Step, expected: float) ->
         return
     result = step.run()
     loss = (result[0] if isinstance(result, tuple) else result).item() / method.scale(case.rows)
-    if not math.isclose(loss, expected, rel_tol=AGREEMENT[case.dtype], abs_tol=1e-12):
+    tolerance = AGREEMENT[case.dtype] if method.agreement is None else method.agreement
+    if not math.isclose(loss, expected, rel_tol=tolerance, abs_tol=1e-12):
         raise GivenUpError(f"its loss is {loss:.7g}, that of {OURS} {expected:.7g}")
 
 

@@ -119,6 +119,18 @@ def test_methods_for_a_device() -> None:
     assert graphed.is_for(replace(CASE, device="cuda"))
     assert not graphed.is_for(replace(CASE, device="cuda", rows=4096))
     assert METHODS["pairloss"].is_for(replace(CASE, device="cuda"))
+    rough = METHODS["pairloss bf16x3"]
+    assert not rough.is_for(replace(CASE, columns=34))
+    assert rough.is_for(replace(CASE, columns=34, device="cuda"))
+    assert not rough.is_for(replace(CASE, columns=10, device="cuda"))
+
+
+def test_a_method_may_say_how_far_off_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def off() -> Loss:
+        return lambda logits, labels, margin: 1.01 * eager(logits, labels, margin)
+
+    assert "its loss is" in (run(monkeypatch, Method("exact", off))[0].problem or "")
+    assert run(monkeypatch, Method("rough", off, agreement=0.02))[0].problem is None
 
 
 def test_cpu_peak_sees_what_is_allocated() -> None:
