@@ -106,7 +106,7 @@ def test_a_missing_data_set_says_how_to_get_it(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "epochs", "batch_size", "milestones"),
     [
-        ([], 20, 32, (5, 11, 16, 21)),
+        ([], 20, 16, (5, 11, 16, 21)),
         (["--data", "fashion-mnist"], 5, 128, ()),
         (["--data", "fashion-mnist", "--epochs", "19"], 19, 128, (5, 10, 15, 20)),
         (["--data", "cifar10", "--milestones", "3"], 20, 128, (3,)),
