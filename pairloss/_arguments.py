@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,7 +13,6 @@ from torch import Tensor
 GRADIENTS = {"both": 0, "second": 1}
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 PRECISIONS = {"fp32": 0, "tf32x3": 1, "bf16x3": 2, "tf32": 3}
-_GRADIENTS, _REDUCTIONS, _PRECISIONS = map(tuple, (GRADIENTS, REDUCTIONS, PRECISIONS))
 IMPLEMENTATIONS = ("auto", "fused", "reference")
 # What the fused kernels run on; elsewhere (MPS, XPU, ...) impl="auto" means the reference.
 FUSED_DEVICES = ("cpu", "cuda", "meta")
@@ -29,6 +28,10 @@ INTEGER_DTYPES = (
     torch.uint64,
     torch.bool,
 )
+
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 class PairStats(NamedTuple):
@@ -209,6 +212,27 @@ def check_pair_list(
     return PairListInputs(logits, pairs, similar, pair_weights)
 
 
+def _once(check: Callable[_P, _R]) -> Callable[_P, _R]:
+    """``check``, of which what passed is not checked again.
+
+    A training has the same options at every step, and to check them takes as long as half of a
+    small batch's kernels.
+    """
+    passed = functools.lru_cache(maxsize=64, typed=True)(check)  # typed: True is no number
+
+    @functools.wraps(check)
+    def checked(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        if torch.compiler.is_compiling():  # it would warn of the cache
+            return check(*args, **kwargs)
+        try:
+            return passed(*args, **kwargs)
+        except TypeError:  # or they cannot be hashed
+            return check(*args, **kwargs)
+
+    return checked
+
+
+@_once
 def check_options(
     margin: float,
     gradient: str,
@@ -220,38 +244,10 @@ def check_options(
     precision: str = "fp32",
 ) -> Options:
     """Raise ValueError or TypeError for a bad keyword argument; else all of them."""
-    arguments = (
-        margin,
-        gradient,
-        reduction,
-        ignore_index,
-        similar_weight,
-        dissimilar_weight,
-        balance,
-        precision,
-    )
-    if torch.compiler.is_compiling():  # it would warn of the cache
-        return _check_options(*arguments)
-    try:
-        return _check_options_once(*arguments)
-    except TypeError:  # or they cannot be hashed
-        return _check_options(*arguments)
-
-
-def _check_options(
-    margin: float,
-    gradient: str,
-    reduction: str,
-    ignore_index: int,
-    similar_weight: float,
-    dissimilar_weight: float,
-    balance: str | None,
-    precision: str,
-) -> Options:
     check_number("margin", margin)
-    check_choice("gradient", gradient, _GRADIENTS)
-    check_choice("reduction", reduction, _REDUCTIONS)
-    check_choice("precision", precision, _PRECISIONS)
+    check_choice("gradient", gradient, tuple(GRADIENTS))
+    check_choice("reduction", reduction, tuple(REDUCTIONS))
+    check_choice("precision", precision, tuple(PRECISIONS))
     if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
         raise TypeError(f"ignore_index: expected an int, got {type(ignore_index).__name__}")
     if not -(2**63) <= ignore_index < 2**63:
@@ -270,11 +266,6 @@ def _check_options(
         balance is not None,
         precision,
     )
-
-
-# A training has the same ones at every step, and to check them takes as long as half of a small
-# batch's kernels. typed: True is no number.
-_check_options_once = functools.lru_cache(maxsize=64, typed=True)(_check_options)
 
 
 def check_number(argument: str, value: float) -> None:
