@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import NamedTuple, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -218,7 +218,8 @@ def _once(check: Callable[_P, _R]) -> Callable[_P, _R]:
     A training has the same options at every step, and to check them takes as long as half of a
     small batch's kernels.
     """
-    passed = functools.lru_cache(maxsize=64, typed=True)(check)  # typed: True is no number
+    remembers = functools.lru_cache(maxsize=64, typed=True)  # typed: True is no number
+    passed = cast(Callable[_P, _R], remembers(check))
 
     @functools.wraps(check)
     def checked(*args: _P.args, **kwargs: _P.kwargs) -> _R:
