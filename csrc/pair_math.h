@@ -4,6 +4,7 @@
 
 #include <cfloat>
 #include <cstdint>
+#include <cstring>
 #include <type_traits>
 
 #if defined(__CUDACC__)
@@ -34,6 +35,18 @@ enum Stat {
 // double for double, float for float and the half-precision types.
 template <typename scalar_t>
 using accumulator_t = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
+
+// By which rows with the same largest class are put in order, from the odds (1 - p) / p of that
+// class: in eighths of octaves, the exponent and three bits of a float, from 2^-20 on. Also among
+// confident rows KL depends on how little they leave to the other classes.
+PAIRLOSS_HOST_DEVICE uint8_t confidence(float odds) {
+  constexpr uint32_t kLeast = (127 - 20) << 3;
+  uint32_t bits;
+  std::memcpy(&bits, &odds, sizeof(bits));
+  const uint32_t eighths = odds > 0.0f ? bits >> 20 : 0;
+  const uint32_t above = eighths > kLeast ? eighths - kLeast : 0;
+  return static_cast<uint8_t>(above < 255 ? above : 255);
+}
 
 // False for infinities and NaN.
 template <typename T>

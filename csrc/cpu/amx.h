@@ -126,12 +126,11 @@ struct AmxTiles {
 
   // log P of 16 columns from what is relative to the reference.
   PAIRLOSS_INLINE __m512 absolute(__m512 relative, int64_t column) const {
-    const int64_t left = panels.k - column;
-    if (left <= 0) return _mm512_setzero_ps();
+    if (column >= panels.k) return _mm512_setzero_ps();
     const __m512 of_reference =
         load(reference.shifted + column) - static_cast<float>(reference.log_sum);
-    const auto inside = static_cast<__mmask16>(left < 16 ? (1 << left) - 1 : -1);
-    return _mm512_maskz_min_ps(inside, relative + of_reference, _mm512_setzero_ps());
+    return _mm512_maskz_min_ps(first_lanes<float>(panels.k - column), relative + of_reference,
+                               _mm512_setzero_ps());
   }
 
   void pack(int64_t row) {
@@ -179,8 +178,8 @@ struct AmxTiles {
           p_hi[half] = round_to_bfloat16(p_r), p_lo[half] = round_to_bfloat16(p_r - p_hi[half]);
           l_hi[half] = round_to_bfloat16(log_p), l_lo[half] = round_to_bfloat16(log_p - l_hi[half]);
         }
-        uint16_t *const to_p = p_tile(row, step) + r * kTileDepth, *const to_l = l_tile(row, step) +
-                                                                                 r * kTileDepth;
+        uint16_t* const to_p = p_tile(row, step) + r * kTileDepth;
+        uint16_t* const to_l = l_tile(row, step) + r * kTileDepth;
         if (is_abreast) {
           _mm512_storeu_si512(to_p, place_abreast(narrow(p_hi[0], p_lo[0]), 0, kTileRows));
           _mm512_storeu_si512(to_l, place_abreast(narrow(l_hi[0], l_lo[0]), kTileRows, 0));
@@ -422,13 +421,10 @@ struct AmxScratch {
 constexpr int64_t kMostPartsAbreast = 16 / 3;
 
 struct PartsAbreast {
-  __mmask16 columns;
-  __m512i second, third;  // where each lane's second and third part come from, or go to
+  uint32_t first, second, third;  // the lanes of each part
 
   explicit PartsAbreast(int64_t count)
-      : columns(static_cast<__mmask16>((1 << count) - 1)),
-        second(_mm512_add_epi32(lanes(), _mm512_set1_epi32(static_cast<int>(count)))),
-        third(_mm512_add_epi32(second, _mm512_set1_epi32(static_cast<int>(count)))) {}
+      : first(first_lanes<float>(count)), second(first << count), third(second << count) {}
 
   // Three parts of 32 source rows as a B-tile.
   PAIRLOSS_INLINE void split(const float* source, int64_t width, uint16_t* to) const {
@@ -444,26 +440,18 @@ struct PartsAbreast {
     for (int64_t r = 0; r < rows; ++r) {
       const __m512 parts = load(sums + r * 16);
       const __m512 lower =
-          _mm512_permutexvar_ps(third, parts) + _mm512_permutexvar_ps(second, parts);
+          _mm512_maskz_compress_ps(third, parts) + _mm512_maskz_compress_ps(second, parts);
       float* const to = destination + r * width;
-      _mm512_mask_storeu_ps(to, columns, load(to) + (lower + parts));
+      _mm512_mask_storeu_ps(to, first, load(to) + (lower + parts));
     }
   }
 
  private:
-  static __m512i lanes() {
-    return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  }
-
   PAIRLOSS_INLINE __m512 split(const float* row) const {
-    const __m512 x = _mm512_maskz_loadu_ps(columns, row);
-    const __m512 first = round_to_bfloat16(x), second_part = round_to_bfloat16(x - first);
-    const __m512 third_part = round_to_bfloat16(x - first - second_part);
-    const auto count = static_cast<uint32_t>(__builtin_popcount(columns));
-    const auto place = [&](__m512 part, uint32_t by) {
-      return _mm512_maskz_expand_ps(static_cast<__mmask16>(uint32_t{columns} << by), part);
-    };
-    return first + place(second_part, count) + place(third_part, 2 * count);
+    const __m512 x = _mm512_maskz_loadu_ps(first, row);
+    const __m512 high = round_to_bfloat16(x), middle = round_to_bfloat16(x - high);
+    const __m512 low = round_to_bfloat16(x - high - middle);
+    return high + _mm512_maskz_expand_ps(second, middle) + _mm512_maskz_expand_ps(third, low);
   }
 };
 

@@ -33,7 +33,7 @@ class Order {
  public:
   Order(const Problem& problem, const Workers& workers, bool certifies)
       : rows_(problem.sides[0].n + problem.sides[1].n),
-        columns_(round_up(problem.k, kLanes<T>)),
+        columns_(problem.k),
         wanted_(uses<Idea::likeness_order> && certifies && problem.similarity == nullptr),
         memory_(wanted_ ? lay_out(Arena(), workers) : 1, false) {
     if (!wanted_) return;
@@ -200,7 +200,7 @@ template <class T, class Tiles>
 Health make_rows(Batch<T>& batch, Tiles& tiles, RowFlags& flags) {
   const Problem& problem = batch.problem;
   Reference<T> reference{batch.reference, 0.0};
-  reference.set(problem, batch.panels, batch.row[batch.begin[batch.end[0] > 0 ? 0 : 1]],
+  reference.set(problem, batch.panels.columns, batch.row[batch.begin[batch.end[0] > 0 ? 0 : 1]],
                 batch.scratch[0].z);
   tiles.set_rows(batch.p, batch.l, batch.h, reference);
   std::atomic<bool> nan{false}, masked{false};
@@ -279,14 +279,14 @@ void make_means(const Batch<T>& batch, const T* wu, bool rests) {
     const ClassMeans<T>& means = batch.means[t];
     if (means.begin[means.classes] == 0) continue;
     const int64_t groups = std::min(means.classes, kMostGroups);
-    for_each_task(batch.workers, groups * panels, [&](int64_t task) {
+    for_each_task(batch.workers, groups * panels, [&](int64_t, int64_t task) {
       const int64_t group = task / panels;
       const Span classes{group * means.classes / groups, (group + 1) * means.classes / groups};
       average_classes(batch.panels, batch.l, batch.p, batch.weight, wu, task % panels, classes,
                       means);
     });
     if (!rests) continue;
-    for_each_task(batch.workers, means.classes, [&](int64_t c) {
+    for_each_task(batch.workers, means.classes, [&](int64_t, int64_t c) {
       means.rest[c] = spread_of_class(batch.panels, batch.l, batch.p, batch.weight, means, c);
     });
   }

@@ -38,8 +38,7 @@ PAIRLOSS_INLINE int64_t list_word(uint32_t word, uint32_t base, uint16_t* to) {
   return __builtin_popcount(word);
 #elif PAIRLOSS_VECTOR_BYTES == 64
   const __m512i number =
-      _mm512_add_epi32(_mm512_set1_epi32(static_cast<int>(base)),
-                       _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+      _mm512_add_epi32(_mm512_set1_epi32(static_cast<int>(base)), lane_numbers());
   const auto store_half = [](uint16_t* half, uint32_t mask, __m512i of_half) {
     const __m512i listed = _mm512_maskz_compress_epi32(static_cast<__mmask16>(mask), of_half);
     _mm256_storeu_si256((__m256i*)half, _mm512_cvtepi32_epi16(listed));

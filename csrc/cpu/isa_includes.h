@@ -19,3 +19,4 @@
 #include "cpu/pair_kl_hinge.h"
 #include "cpu/schedule.h"
 #include "cpu/workers.h"
+#include "pair_math.h"

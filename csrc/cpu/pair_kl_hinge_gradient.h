@@ -83,7 +83,7 @@ class Differentiation {
         add_tile(batch_.scratch[worker], tile, schedule.row_turn(tile), schedule.column_turn(tile));
       });
     }
-    for_each_task(batch_.workers, batch_.padded_rows / 32, [&](int64_t task) {
+    for_each_task(batch_.workers, batch_.padded_rows / 32, [&](int64_t, int64_t task) {
       for (int64_t i = task * 32; i < (task + 1) * 32; ++i) finish_row(i);
     });
     add_up();
@@ -175,7 +175,7 @@ class Differentiation {
       __builtin_memset(terms_[t].v.count, 0, panels_.rows * sizeof(int32_t));
     }
     if (l_w_ == nullptr && l_wu_ == nullptr) return;
-    for_each_task(batch_.workers, batch_.padded_rows / 32, [&](int64_t task) {
+    for_each_task(batch_.workers, batch_.padded_rows / 32, [&](int64_t, int64_t task) {
       for (int64_t i = task * 32; i < (task + 1) * 32; ++i) {
         const T w = batch_.sample_weight(i);
         T wu = 0;
@@ -316,21 +316,22 @@ class Differentiation {
   }
 
   // The similar pairs of a row in one level: their means, and what their differences weigh. A
-  // copy: the loops over a row's vectors store to memory that the compiler cannot tell from
-  // ClassMeans.
+  // copy: the loops over a row's vectors store to memory that the compiler cannot tell from what
+  // lies elsewhere.
   struct SimilarPart {
-    const ClassMeans<T>* means = nullptr;  // null if there are none
-    Panels<T> panels{0, 0};
-    const T *l = nullptr, *p = nullptr, *weighted_l = nullptr, *weighted_p = nullptr;
+    bool exists = false;
+    ClassMeans<T> means{Panels<T>(0, 0), 0, nullptr, nullptr};
     int64_t c = 0;
     T factor = 0, weight = 0;
 
     // sum_j w_j (u + u_j) (x - x_j) over the similar j; x is L (kFirst) or P.
     template <bool kWeighted, bool kFirst>
     PAIRLOSS_INLINE Vec<T> difference(Vec<T> x, int64_t column) const {
-      const int64_t at = panels.at(column / Panels<T>::kWidth, c) + column % Panels<T>::kWidth;
-      Vec<T> difference = (x - load((kFirst ? l : p) + at)) * weight;
-      if constexpr (kWeighted) difference -= load((kFirst ? weighted_l : weighted_p) + at);
+      const int64_t at = means.at(column, c);
+      Vec<T> difference = (x - load((kFirst ? means.l : means.p) + at)) * weight;
+      if constexpr (kWeighted) {
+        difference -= load((kFirst ? means.weighted_l : means.weighted_p) + at);
+      }
       return difference;
     }
   };
@@ -343,18 +344,10 @@ class Differentiation {
     if (means.size(c) < (problem_.cross ? 1 : 2)) return {};
     T weight = means.weight[c];
     if constexpr (kWeighted) weight = weight * u + means.weighted_weight[c];
-    return {&means,
-            means.panels,
-            means.l,
-            means.p,
-            means.weighted_l,
-            means.weighted_p,
-            c,
-            static_cast<T>(problem_.levels[g].similar_scale),
-            weight};
+    return {true, means, c, static_cast<T>(problem_.levels[g].similar_scale), weight};
   }
 
-  // Also a row's part of the first term.
+  // A row's part of the first term and of the first level, which are all of most batches.
   template <bool kWeighted>
   struct FirstParts {
     typename Selected<T>::template Row<kWeighted> w, v;
@@ -407,9 +400,11 @@ class Differentiation {
     const bool infinite = batch_.infinite != nullptr && batch_.infinite[i] != 0;
     const T d = infinite ? static_cast<T>(NAN) : static_cast<T>(along_p);
     Vec<T> sum{};
+    const Panels<T> panels = panels_;  // these are copies for the same reason as SimilarPart
+    const int64_t k = problem_.k;
     const T* const p_of = batch_.p;
     T* const l_of = batch_.l;
-    for_each_vector(Panels<T>(panels_), i, [&](int64_t at, int64_t column) {
+    for_each_vector(panels, i, [&](int64_t at, int64_t column) {
       const Vec<T> p = load(p_of + at);
       Vec<T> z = differences<kWeighted, false>(i, p, at, column, u, parts);
       if constexpr (!kSecondOnly) {
@@ -422,8 +417,7 @@ class Differentiation {
     // by P: where P is nearly one-hot, the largest element is a difference of large numbers.
     const T rest = static_cast<T>(horizontal_sum<T>(sum));
     T* const to = grad_row(i);
-    const int64_t k = problem_.k;
-    for_each_vector(Panels<T>(panels_), i, [&](int64_t at, int64_t column) {
+    for_each_vector(panels, i, [&](int64_t at, int64_t column) {
       store_first(to + column, k - column, (load(l_of + at) - load(p_of + at) * rest) * w);
     });
   }
@@ -439,7 +433,7 @@ class Differentiation {
       sum += selected.template row<kWeighted>(i, u).difference(x, at) * terms_[t].factor;
     }
     const auto add_similar = [&](const SimilarPart& part) {
-      if (part.means == nullptr) return;
+      if (!part.exists) return;
       sum += part.template difference<kWeighted, kFirst>(x, column) * part.factor;
     };
     add_similar(parts.similar);
@@ -455,8 +449,8 @@ class Differentiation {
     double& loss = similar_[g * batch_.padded_rows + i];
     loss = 0.0;
     double along_p = 0.0;
-    if (part.means != nullptr) {
-      const ClassMeans<T>& means = *part.means;
+    if (part.exists) {
+      const ClassMeans<T>& means = part.means;
       Vec<T> spread{}, p_first{};
       for_each_vector(panels_, i, [&](int64_t at, int64_t column) {
         const Vec<T> p = load(batch_.p + at), l = load(batch_.l + at);

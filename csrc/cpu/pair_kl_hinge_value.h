@@ -179,7 +179,7 @@ class Evaluation {
   void finish() {
     for (int64_t g = 0; g < problem_.level_count; ++g) {
       if (batch_.has_means()) {
-        for_each_task(batch_.workers, batch_.padded_rows / 32, [&](int64_t task) {
+        for_each_task(batch_.workers, batch_.padded_rows / 32, [&](int64_t, int64_t task) {
           for (int64_t i = task * 32; i < (task + 1) * 32; ++i) {
             similar_[i] = batch_.is_row(i) ? similar_of_row(g, i) : 0.0;
           }

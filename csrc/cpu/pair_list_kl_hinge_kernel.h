@@ -29,30 +29,21 @@ class ListRows {
     source.element = problem.element;
     source.k = problem.k;
 
-    // Any vector may be subtracted from all L. The first row's leaves small numbers where all P are
-    // alike, which is how training starts: their differences then keep their digits (rows.h).
-    T* const reference = scratch(workers.count);
     int64_t first = 0;
     while (first < problem.n && incidence.degree(first) == 0) ++first;
     if (first == problem.n) return;
-    const LogitsRow<T> first_row = read_logits(source, first, reference);
-    const Normalizer<T> normalizer = find_normalizer(first_row);
-    double log_sum = std::log(normalizer.sum);
-    const T least = static_cast<T>(log_sum - std::log(static_cast<double>(problem.k)) - 2.0);
-    for (int64_t c = 0; c < padded_; c += kLanes<T>) {
-      const Vec<T> shifted = first_row.at(c) - normalizer.largest;
-      store(reference + c, shifted >= least ? shifted : broadcast(least));
-    }
-    if (log_sum != log_sum) {  // NaN in this row is no matter of the others
-      for (int64_t c = 0; c < padded_; ++c) reference[c] = 0;
-      log_sum = 0.0;
+    Reference<T> reference{scratch(workers.count), 0.0};
+    reference.set(source, padded_, first, reference.shifted);
+    if (reference.log_sum != reference.log_sum) {  // NaN in this row is no matter of the others
+      for (int64_t c = 0; c < padded_; ++c) reference.shifted[c] = 0;
+      reference.log_sum = 0.0;
     }
 
     const int64_t tasks = (problem.n + kBlock - 1) / kBlock;
     for_each_task(workers, tasks, [&](int64_t worker, int64_t task) {
       for (int64_t i = task * kBlock; i < problem.n && i < (task + 1) * kBlock; ++i) {
         if (incidence.degree(i) == 0) continue;
-        make(read_logits(source, i, scratch(worker)), reference, log_sum, p(i), l(i));
+        make(read_logits(source, i, scratch(worker)), reference, p(i), l(i));
       }
     });
   }
@@ -69,16 +60,16 @@ class ListRows {
   }
 
   // L keeps -inf of masked classes and of the padding.
-  void make(const LogitsRow<T>& z, const T* reference, double reference_log_sum, T* p, T* l) const {
+  void make(const LogitsRow<T>& z, const Reference<T>& reference, T* p, T* l) const {
     constexpr T kSmallest = sizeof(T) == 4 ? T(1.17549435e-38) : T(2.2250738585072014e-308);
     const Normalizer<T> normalizer = find_normalizer(z);
-    const T offset = static_cast<T>(std::log(normalizer.sum) - reference_log_sum);
+    const T offset = static_cast<T>(std::log(normalizer.sum) - reference.log_sum);
     const T scale = static_cast<T>(1.0 / normalizer.sum);  // NaN reaches P and L
     for (int64_t c = 0; c < padded_; c += kLanes<T>) {
       const Vec<T> shifted = z.at(c) - normalizer.largest;
       const Vec<T> probability = exp_nonpositive(shifted) * scale;
       store(p + c, probability < kSmallest ? Vec<T>{} : probability);
-      store(l + c, (shifted - load(reference + c)) - offset);
+      store(l + c, (shifted - load(reference.shifted + c)) - offset);
     }
   }
 

@@ -39,13 +39,17 @@ struct Panels {
   int64_t at(int64_t panel, int64_t row) const {
     return panel * kWidth * rows + row * width(panel);
   }
+  // Element (row, column).
+  int64_t element(int64_t row, int64_t column) const {
+    return at(column / kWidth, row) + column % kWidth;
+  }
 };
 
 // One vector of a row, from a multiple of kLanes on; zeros beyond the last.
 template <class T>
 PAIRLOSS_INLINE Vec<T> vector_at(const Panels<T>& panels, const T* x, int64_t row, int64_t column) {
   if (column >= panels.columns) return Vec<T>{};
-  return load(x + panels.at(column / Panels<T>::kWidth, row) + column % Panels<T>::kWidth);
+  return load(x + panels.element(row, column));
 }
 
 // body(row_offset, column) for every vector of one row: where it lies in a Panels matrix, and its

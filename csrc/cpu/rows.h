@@ -86,12 +86,13 @@ struct Reference {
   T* shifted;  // max(z_0 - max z_0, bound), per column; log P of the first row is this - log_sum
   double log_sum;
 
-  void set(const Problem& problem, const Panels<T>& panels, int64_t row, T* scratch) {
+  // padded: columns of `shifted`. scratch: a row, which may be `shifted`.
+  void set(const Problem& problem, int64_t padded, int64_t row, T* scratch) {
     const LogitsRow<T> z = read_logits(problem, row, scratch);
     const Normalizer<T> normalizer = find_normalizer(z);
     log_sum = std::log(normalizer.sum);
     const T least = static_cast<T>(log_sum - std::log(static_cast<double>(problem.k)) - 2.0);
-    for (int64_t c = 0; c < panels.columns; c += kLanes<T>) {
+    for (int64_t c = 0; c < padded; c += kLanes<T>) {
       const Vec<T> of_column = z.at(c) - normalizer.largest;
       store(shifted + c, of_column > least ? of_column : broadcast(least));
     }
@@ -116,16 +117,8 @@ int64_t find_largest(const LogitsRow<T>& z, T largest) {
 // See Likeness.
 template <class T>
 Likeness find_likeness(const LogitsRow<T>& z, const Normalizer<T>& normalizer) {
-  // The odds (1 - p) / p of the largest p, in eighths of octaves: exponent and three bits of a
-  // float. Also among confident rows KL depends on how little they leave to the other classes.
-  const float odds = static_cast<float>(normalizer.sum - 1.0);
-  constexpr uint32_t kLeast = (127 - 20) << 3;  // 2^-20
-  uint32_t bits;
-  __builtin_memcpy(&bits, &odds, sizeof bits);
-  const uint32_t eighths = odds > 0 ? bits >> 20 : 0;
-  const uint32_t above = eighths > kLeast ? eighths - kLeast : 0;
   return {static_cast<int32_t>(find_largest(z, normalizer.largest)),
-          static_cast<uint8_t>(above < 255 ? above : 255)};
+          confidence(static_cast<float>(normalizer.sum - 1.0))};
 }
 
 // P and L - reference of one row, and h = sum P (L - reference). Where the logit is -inf, both are

@@ -38,9 +38,7 @@ struct ClassMeans {
     weighted_weight = arena.take<T>(weighted ? classes : 0);
   }
 
-  int64_t at(int64_t column, int64_t c) const {
-    return panels.at(column / Panels<T>::kWidth, c) + column % Panels<T>::kWidth;
-  }
+  int64_t at(int64_t column, int64_t c) const { return panels.element(c, column); }
 
   // s_i of the row whose vectors begin at row_at(column).
   Vec<T> spread(Vec<T> p_row, Vec<T> l_row, int64_t column, int64_t c) const {

@@ -9,7 +9,7 @@ Level make_level_of_matrix(const int8_t* similarity, int64_t n, const Workers& w
   std::vector<uint8_t> in_row(n, 0), in_column(n, 0);
   int64_t similar = 0, dissimilar = 0;
   std::mutex mutex;
-  for_each_task(workers, (n + kRowsAtOnce - 1) / kRowsAtOnce, [&](int64_t task) {
+  for_each_task(workers, (n + kRowsAtOnce - 1) / kRowsAtOnce, [&](int64_t, int64_t task) {
     std::vector<uint8_t> columns(n, 0);
     int64_t positive = 0, negative = 0;
     for (int64_t i = task * kRowsAtOnce; i < n && i < (task + 1) * kRowsAtOnce; ++i) {

@@ -20,9 +20,8 @@ class Supports {
     const LogitsRow<T> logits = read_logits(problem, row, scratch);
     const T largest = find_normalizer(logits).largest;
     for (int64_t c = 0; c < problem.k; ++c) {
-      const int64_t panel = c / Panels<T>::kWidth;
       const uint64_t bit = uint64_t{1} << c % 64;
-      if (p[panels.at(panel, position) + c % Panels<T>::kWidth] > 0) positive[c / 64] |= bit;
+      if (p[panels.element(position, c)] > 0) positive[c / 64] |= bit;
       // As in make_row: a finite logit may be too far below the largest.
       if (logits.z[c] - largest > -static_cast<T>(INFINITY)) allowed[c / 64] |= bit;
     }

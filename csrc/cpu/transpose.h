@@ -7,7 +7,7 @@ namespace pairloss::cpu::PAIRLOSS_ISA {
 template <int kStep>
 PAIRLOSS_INLINE void swap_blocks(__m512i (&rows)[16]) {
   // Lane i of the other row is number 16 + i.
-  const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const __m512i lane = lane_numbers();
   const __m512i step = _mm512_set1_epi32(kStep);
   const __mmask16 upper = _mm512_test_epi32_mask(lane, step);
   const __m512i from_other = _mm512_add_epi32(lane, _mm512_set1_epi32(16));

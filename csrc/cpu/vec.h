@@ -37,11 +37,24 @@ PAIRLOSS_INLINE Vec<T> load(const T* from) {
   return v;
 }
 
+#if PAIRLOSS_VECTOR_BYTES == 64
+// A bit for each of the first `count` lanes, or for all where it is more.
+template <class T>
+PAIRLOSS_INLINE uint32_t first_lanes(int64_t count) {
+  return (1u << (count < kLanes<T> ? count : kLanes<T>)) - 1;
+}
+
+// 0 to 15.
+PAIRLOSS_INLINE __m512i lane_numbers() {
+  return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+}
+#endif
+
 // The first `count` lanes, or all where it is more; `rest` in the others.
 template <class T>
 PAIRLOSS_INLINE Vec<T> load_first(const T* from, int64_t count, T rest) {
 #if PAIRLOSS_VECTOR_BYTES == 64
-  const uint32_t lanes = count < kLanes<T> ? (1u << count) - 1 : (1u << kLanes<T>)-1;
+  const uint32_t lanes = first_lanes<T>(count);
   if constexpr (sizeof(T) == 4) {
     return (Vec<T>)_mm512_mask_loadu_ps(_mm512_set1_ps(rest), lanes, from);
   } else {
@@ -69,7 +82,7 @@ PAIRLOSS_INLINE Vec<T> broadcast(T x) {
 template <class T>
 PAIRLOSS_INLINE void store_first(T* to, int64_t count, Vec<T> v) {
 #if PAIRLOSS_VECTOR_BYTES == 64
-  const uint32_t lanes = count < kLanes<T> ? (1u << count) - 1 : (1u << kLanes<T>)-1;
+  const uint32_t lanes = first_lanes<T>(count);
   if constexpr (sizeof(T) == 4) {
     _mm512_mask_storeu_ps(to, lanes, (__m512)v);
   } else {

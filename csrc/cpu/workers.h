@@ -5,7 +5,6 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
-#include <type_traits>
 
 namespace pairloss::cpu {
 
@@ -35,25 +34,24 @@ constexpr int64_t first_of_worker(int64_t worker, int64_t workers, int64_t count
   return worker * count / workers;
 }
 
-// body(task), or body(worker, task), for task = 0 .. tasks - 1, handed out one by one.
+// body(worker, task) for task = 0 .. tasks - 1, handed out one by one.
 template <class Body>
 void for_each_task(const Workers& workers, int64_t tasks, Body&& body) {
+  if (workers.count <= 1 || tasks <= 1) {  // a small batch: nothing is allocated
+    for (int64_t task = 0; task < tasks; ++task) body(int64_t{0}, task);
+    return;
+  }
   struct alignas(64) Next {
     std::atomic<int64_t> task;
   };
-  const Workers used = tasks > 1 ? workers : Workers{};
-  const std::unique_ptr<Next[]> next(new Next[used.count]);
-  for (int64_t w = 0; w < used.count; ++w) next[w].task = first_of_worker(w, used.count, tasks);
-  on_every_worker(used, [&](int64_t worker) {
-    for (int64_t i = 0; i < used.count; ++i) {
-      const int64_t owner = (worker + i) % used.count;
-      const int64_t end = first_of_worker(owner + 1, used.count, tasks);
+  const int64_t count = workers.count;
+  const std::unique_ptr<Next[]> next(new Next[count]);
+  for (int64_t w = 0; w < count; ++w) next[w].task = first_of_worker(w, count, tasks);
+  on_every_worker(workers, [&](int64_t worker) {
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t owner = (worker + i) % count, end = first_of_worker(owner + 1, count, tasks);
       for (int64_t task; (task = next[owner].task.fetch_add(1, std::memory_order_relaxed)) < end;) {
-        if constexpr (std::is_invocable_v<Body, int64_t, int64_t>) {
-          body(worker, task);
-        } else {
-          body(task);
-        }
+        body(worker, task);
       }
     }
   });

@@ -56,6 +56,12 @@ PAIRLOSS_HOST_DEVICE Relation relation_of(const LabelSet& a, const LabelSet& b) 
   return are_disjoint(a, b) ? Relation::dissimilar : Relation::unknown;
 }
 
+template <typename acc_t>
+__device__ LabelSet& label_set(const Problem<acc_t>& problem, const Side<acc_t>& side, int64_t tile,
+                               int level) {
+  return side.summaries.labels[tile * problem.level_count + level];
+}
+
 // By a whole block, each thread with one row. valid: the row takes part in some level.
 template <typename acc_t>
 __device__ LabelSet join_labels(const Problem<acc_t>& problem, int64_t label, bool valid) {
@@ -102,7 +108,7 @@ __global__ void __launch_bounds__(kSummaryThreads, 4) summaries_kernel(Problem<a
   const bool some_unbounded = __syncthreads_or(valid && is_unbounded(side, row));
   for (int level = 0; level < problem.level_count; ++level) {
     const LabelSet labels = join_labels(problem, problem.label(side, row, level), valid);
-    if (threadIdx.x == 0) summaries.labels[tile * problem.level_count + level] = labels;
+    if (threadIdx.x == 0) label_set(problem, side, tile, level) = labels;
   }
 
   PAIRLOSS_SHARED(acc_t, least_of_warps, [kSummaryWarps][kWarp]);
@@ -119,7 +125,7 @@ __global__ void __launch_bounds__(kSummaryThreads, 4) summaries_kernel(Problem<a
       least = Least()(least, log_p);
       greatest = Greatest()(greatest, log_p);
       const double wide = static_cast<double>(log_p);
-      const double p = exp(wide) / static_cast<double>(problem.classes);
+      const double p = probability(wide, problem.classes);
       sums.add(weights[r], upstreams[r], wide, p);
       entropy += weights[r] * p * wide;
     }

@@ -43,12 +43,6 @@ PAIRLOSS_HOST_DEVICE int closed_parts(int64_t classes) {
   return static_cast<int>(ceil_div(classes, kWarp));
 }
 
-template <typename acc_t>
-__device__ const LabelSet& label_set(const Problem<acc_t>& problem, const Side<acc_t>& side,
-                                     int64_t tile, int level) {
-  return side.summaries.labels[tile * problem.level_count + level];
-}
-
 // The g of a closed tile, and what of it is of active pairs, without the sign.
 struct ClosedWeight {
   double all = 0.0, active = 0.0;
@@ -182,7 +176,7 @@ struct ClosedRow {
   ClosedSums of_tile;
   const TileSums* sums;
   const acc_t* log_p;
-  double classes;
+  int64_t classes;
 
   __device__ ClosedRow(const Problem<acc_t>& problem, const Chunk<acc_t>& chunk,
                        const ClosedForms& closed, int64_t local)
@@ -199,10 +193,12 @@ struct ClosedRow {
     pair_weights = upstream * of_tile.weights + of_tile.upstreams;
     sums = closed.sums + tile * problem.classes;
     log_p = rows.log_p + row * problem.classes;
-    classes = static_cast<double>(problem.classes);
+    classes = problem.classes;
   }
 
-  __device__ double p(int64_t k) const { return exp(static_cast<double>(log_p[k])) / classes; }
+  __device__ double p(int64_t k) const {
+    return probability(static_cast<double>(log_p[k]), classes);
+  }
 
   // The row's A and B.
   __device__ double a(int64_t k) const {
@@ -219,7 +215,7 @@ struct ClosedRow {
   // The row's loss, by a whole block.
   __device__ double loss() const {
     double of_classes = 0.0;
-    for (int64_t k = threadIdx.x; k < static_cast<int64_t>(classes); k += blockDim.x) {
+    for (int64_t k = threadIdx.x; k < classes; k += blockDim.x) {
       const double log = static_cast<double>(log_p[k]);
       of_classes += p(k) * (of_tile.weights * log - sums[k].log_p()) - sums[k].p() * log;
     }

@@ -34,8 +34,8 @@ __device__ TileState find_state(const Problem<acc_t>& problem, const Chunk<acc_t
 
   bool similar = false, dissimilar = false, full = true;
   for (int level = 0; level < problem.level_count; ++level) {
-    const LabelSet& of_rows = rows.labels[row * problem.level_count + level];
-    const LabelSet& of_columns = columns.labels[column * problem.level_count + level];
+    const LabelSet& of_rows = label_set(problem, problem.rows, row, level);
+    const LabelSet& of_columns = label_set(problem, problem.columns, column, level);
     const Relation relation = relation_of(of_rows, of_columns);
     if (relation == Relation::unknown) return TileState::open;
     similar |= relation == Relation::similar;

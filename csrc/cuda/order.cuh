@@ -14,10 +14,9 @@
 
 #include <math.h>
 
-#include <cstring>
-
 #include "cuda/pairs.cuh"
 #include "cuda/reductions.cuh"
+#include "cuda/search.cuh"
 
 namespace pairloss::cuda {
 namespace {
@@ -51,19 +50,6 @@ PAIRLOSS_HOST_DEVICE uint32_t hash_label(uint64_t label) {
   label = (label ^ label >> 30) * 0xbf58476d1ce4e5b9;
   label = (label ^ label >> 27) * 0x94d049bb133111eb;
   return static_cast<uint32_t>((label ^ label >> 31) >> 32);
-}
-
-// What is left to all but the largest class, sum = sum of exp(z - largest z) being its inverse
-// probability: in eighths of octaves, from 2^-20 on. Also among confident rows the divergences
-// depend on it.
-PAIRLOSS_HOST_DEVICE uint64_t confidence(float sum) {
-  constexpr uint32_t kLeast = (127 - 20) << 3, kMost = (1u << kConfidenceBits) - 1;
-  const float odds = sum - 1.0f;
-  uint32_t bits;
-  memcpy(&bits, &odds, sizeof(bits));
-  const uint32_t eighths = odds > 0.0f ? bits >> 20 : 0;
-  const uint32_t above = eighths > kLeast ? eighths - kLeast : 0;
-  return above < kMost ? above : kMost;
 }
 
 struct Earliest {
@@ -113,7 +99,7 @@ __device__ void make_key(const Ordering<acc_t>& side, int64_t row, int64_t class
   key = key << kHashBits | of_first >> (32 - kHashBits);
   key = key << kHashBits | (of_all >> (32 - 2 * kHashBits) & kHashMask);
   key = key << kLargestBits | static_cast<uint64_t>(first);
-  key = key << kConfidenceBits | confidence(sum);
+  key = key << kConfidenceBits | confidence(sum - 1.0f);
   static_assert(2 + 2 * kHashBits + kLargestBits + kConfidenceBits + kKeyRowBits == 64);
   side.keys[row] = key << kKeyRowBits | static_cast<uint64_t>(row);
 }
@@ -188,18 +174,6 @@ __global__ void __launch_bounds__(kOrderThreads)
   if (exists && block.share() == 0) block.side.sorted_keys[run * kRun + smaller] = key;
 }
 
-// How many of the sorted keys are smaller.
-__device__ inline int count_smaller(const uint64_t* sorted_keys, int count, uint64_t key) {
-  int begin = 0;
-  while (count > 0) {
-    const int half = count / 2;
-    const bool smaller = sorted_keys[begin + half] < key;
-    begin = smaller ? begin + half + 1 : begin;
-    count = smaller ? count - half - 1 : half;
-  }
-  return begin;
-}
-
 // Writes what there is by position.
 template <typename acc_t>
 __global__ void __launch_bounds__(kOrderThreads)
@@ -212,7 +186,7 @@ __global__ void __launch_bounds__(kOrderThreads)
   const int64_t runs = ceil_div(side.rows, kRun);
   int position = 0;
   for (int64_t run = block.share(); run < runs; run += kKeyShares)
-    position += count_smaller(side.sorted_keys + run * kRun, block.run_size(run), key);
+    position += lower_bound(side.sorted_keys + run * kRun, block.run_size(run), key);
   position = sum_of_shares(position);
   if (!exists || block.share() > 0) return;
   const auto row = static_cast<int64_t>(key & (kMostOrderedRows - 1));

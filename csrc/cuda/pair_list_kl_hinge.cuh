@@ -20,6 +20,7 @@
 #include <type_traits>
 
 #include "cuda/launch.h"
+#include "cuda/search.cuh"
 #include "pair_math.h"
 
 namespace pairloss::cuda {
@@ -140,18 +141,6 @@ __global__ void __launch_bounds__(kListThreads) list_counts_kernel(Call call) {
   if (bad) atomicOr(&call.counts->bad_index, 1);
 }
 
-// The first of sorted that is not below the value.
-__device__ inline int64_t list_lower_bound(const int64_t* sorted, int64_t size, int64_t value) {
-  int64_t begin = 0;
-  while (size > 0) {
-    const int64_t half = size / 2;
-    const bool below = sorted[begin + half] < value;
-    begin = below ? begin + half + 1 : begin;
-    size = below ? size - half - 1 : half;
-  }
-  return begin;
-}
-
 // A warp per row, a lane for every 32nd class. Two blocks at least per multiprocessor: left to
 // itself, the compiler spills in float64.
 template <typename Call>
@@ -167,10 +156,10 @@ __global__ void __launch_bounds__(kListThreads, 2) list_rows_kernel(Call call) {
   const KindScales scales = call.scales();
   const acc_t margin = static_cast<acc_t>(call.margin);
   const bool first_too = call.gradient == Gradient::both;
-  const int64_t end = list_lower_bound(call.sorted, 2 * call.count, i + 1);
+  const int64_t end = lower_bound(call.sorted, 2 * call.count, i + 1);
   ListRowSums of_row{0.0, 0.0, 0};
   double both_ways = 0.0;
-  for (int64_t at = list_lower_bound(call.sorted, 2 * call.count, i); at < end; ++at) {
+  for (int64_t at = lower_bound(call.sorted, 2 * call.count, i); at < end; ++at) {
     const int64_t entry = call.order[at], e = entry / 2, j = call.pairs[entry ^ 1];
     if (j == i || !call.is_row(j)) continue;
     const acc_t *p_j = call.p + j * classes, *log_p_j = call.log_p + j * classes;

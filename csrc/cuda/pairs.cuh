@@ -4,6 +4,8 @@
 // a reference set; or the other way round, for the gradient of the reference set.
 #pragma once
 
+#include <math.h>
+
 #include <cstdint>
 #include <type_traits>
 
@@ -158,6 +160,11 @@ struct Problem {
 template <typename acc_t>
 __device__ acc_t value_or(const acc_t* values, const Side<acc_t>& side, int64_t row, acc_t other) {
   return values != nullptr && row < side.rows ? values[row] : other;
+}
+
+// P in double, from what Side keeps.
+__device__ inline double probability(double log_p, int64_t classes) {
+  return exp(log_p) / static_cast<double>(classes);
 }
 
 template <typename acc_t>

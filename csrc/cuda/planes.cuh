@@ -225,7 +225,7 @@ __global__ void planes_kernel(Problem<acc_t> problem) {
       const double reference_p = static_cast<double>(from_ordered(problem.extrema.least_p[klass]));
       const double reference_log_p =
           static_cast<double>(from_ordered(problem.extrema.greatest_log_p[klass]));
-      p[k] = static_cast<float>(exp(stored) / static_cast<double>(problem.classes) - reference_p);
+      p[k] = static_cast<float>(probability(stored, problem.classes) - reference_p);
       log_p[k] = static_cast<float>(stored - reference_log_p);
       const double of_class = reference_p * (stored - static_cast<double>(log_p_r[klass]));
       q += of_class;

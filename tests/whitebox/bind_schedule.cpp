@@ -80,14 +80,15 @@ std::pair<std::vector<std::vector<int64_t>>, std::vector<std::vector<int64_t>>> 
 // How often each task ran.
 std::vector<int64_t> run_tasks(int64_t tasks, int64_t count, const std::string& how) {
   std::vector<std::atomic<int64_t>> runs(tasks);
-  for_each_task(make_workers(count, how), tasks, [&](int64_t task) { ++runs.at(task); });
+  for_each_task(make_workers(count, how), tasks, [&](int64_t, int64_t task) { ++runs.at(task); });
   return {runs.begin(), runs.end()};
 }
 
 // The tasks in the order in which workers that run one after the other take them.
 std::vector<int64_t> order_of_tasks(int64_t tasks, int64_t count, const std::string& how) {
   std::vector<int64_t> order;
-  for_each_task(make_workers(count, how), tasks, [&](int64_t task) { order.push_back(task); });
+  for_each_task(make_workers(count, how), tasks,
+                [&](int64_t, int64_t task) { order.push_back(task); });
   return order;
 }
 

@@ -59,7 +59,7 @@ struct Made {
         memory(lay_out(Arena())) {
     lay_out(Arena(memory.data()));
     reference = {shifted, 0.0};
-    reference.set(problem, panels, row[0], z);
+    reference.set(problem, panels.columns, row[0], z);
     for (int64_t i = 0; i < panels.size(); ++i) p[i] = l[i] = 0;
     for (int64_t i = 0; i < panels.rows; ++i) h[i] = 0, id[i] = -1;
     for (int64_t i = 0; i < n; ++i) {
