@@ -1,15 +1,18 @@
-"""Builds pairloss's two libraries of operators; everything else is in pyproject.toml.
+"""Builds pairloss's libraries of operators; everything else is in pyproject.toml.
 
     pairloss/_C.so       csrc/schema.cpp, csrc/cpu/*.cpp     always
     pairloss/_C_cuda.so  csrc/cuda/*.cu, csrc/cuda/*.cpp     with a CUDA toolkit and torch with CUDA
+    pairloss/_C_autograd_VERSION.so  csrc/autograd/*.cpp     always; for this version of torch
 
-Both use the LibTorch stable ABI and no Python C API, so that one wheel serves every torch from 2.10
-on and every Python 3. Switches, all environment variables:
+The first two use the LibTorch stable ABI, and none the Python C API, so that one wheel serves every
+torch from 2.10 on and every Python 3. The third makes small batches faster under the torch that it
+was built with; others do without it. Switches, all environment variables:
 
     FORCE_CUDA=1          fail where the CUDA library cannot be built (0: never build it)
     TORCH_CUDA_ARCH_LIST  compute capabilities, "8.0;9.0+PTX", or "native": of this machine's GPUs
     MAX_JOBS              how many compilers may run at once
     DEBUG=1               for a debugger: little optimised, with debug information and assertions
+    ONLY_AUTOGRAD=1       the third library alone, beside what is there
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,6 +52,9 @@ STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"
 # A100, RTX 30, RTX 40, H100, B200, RTX 50. The newest also goes in as PTX, for what comes after it.
 DEFAULT_ARCHS = ("8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
 DEBUG = os.environ.get("DEBUG", "0") not in ("", "0")
+ONLY_AUTOGRAD = os.environ.get("ONLY_AUTOGRAD", "0") not in ("", "0")
+# As pairloss/_library.py has it.
+AUTOGRAD = "_C_autograd_" + re.sub(r"\W", "_", torch.__version__)
 JOBS = int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)
 
 
@@ -136,7 +143,7 @@ def cuda_archs(known: set[str]) -> list[str]:
     return archs
 
 
-def gencode(archs: list[str]) -> list[str]:
+def gencode(archs: Sequence[str]) -> list[str]:
     # Not left to torch: it adds none as soon as any flag contains "arch", and a path may.
     flags = []
     for arch in archs:
@@ -147,10 +154,16 @@ def gencode(archs: list[str]) -> list[str]:
     return flags
 
 
-def library(name: str, sources: list[str], toolkit: Toolkit | None, archs: list[str]) -> Extension:
+def library(
+    name: str,
+    sources: list[str],
+    toolkit: Toolkit | None = None,
+    archs: Sequence[str] = (),
+    stable: bool = True,
+) -> Extension:
     torch_folder = Path(torch.__file__).parent
     # No -std: torch adds the one that its headers need. The sources themselves are C++17.
-    both = [STABLE_ABI, "-isystem", str(torch_folder / "include")]
+    both = [*([STABLE_ABI] if stable else []), "-isystem", str(torch_folder / "include")]
     both += ["-Og", "-g"] if DEBUG else ["-O3", "-DNDEBUG"]
     strip = [] if DEBUG else ["-Wl,--strip-all"]
     # Error messages name csrc/..., wherever that was.
@@ -195,8 +208,9 @@ def main() -> None:
     toolkit, no_cuda = cuda_toolkit(cuda_sources)
     archs: list[str] = []
     cpu_sources = ["csrc/schema.cpp", *sorted(glob.glob("csrc/cpu/*.cpp"))]
-    libraries = [library("_C", cpu_sources, None, [])]
-    if toolkit:
+    autograd = library(AUTOGRAD, sorted(glob.glob("csrc/autograd/*.cpp")), stable=False)
+    libraries = [autograd] if ONLY_AUTOGRAD else [library("_C", cpu_sources), autograd]
+    if toolkit and not ONLY_AUTOGRAD:
         cpp_extension.CUDA_HOME = str(toolkit.home)
         nvcc = str(toolkit.home / "bin" / "nvcc")
         codes = subprocess.run(
@@ -225,6 +239,13 @@ def main() -> None:
 
         def run(self) -> None:
             print(f"pairloss: torch {torch.__version__}, {build_info['compiler']}", flush=True)
+            print(f"pairloss: {AUTOGRAD}", flush=True)
+            if ONLY_AUTOGRAD:
+                super().run()
+            else:
+                self.run_all()
+
+        def run_all(self) -> None:
             print(f"pairloss: _C from {len(cpu_sources)} files", flush=True)
             why = f"{toolkit.name}, for {';'.join(archs)}" if toolkit else f"not built: {no_cuda}"
             print(f"pairloss: _C_cuda {why}", flush=True)

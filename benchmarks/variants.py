@@ -65,7 +65,7 @@ def build(ideas: Mapping[str, Collection[str]]) -> dict[str, Path]:
 def ninja_file(ideas: Mapping[str, Collection[str]]) -> str:
     csrc = ROOT / "csrc"
     sources = [csrc / "schema.cpp", *sorted((csrc / "cpu").glob("*.cpp"))]
-    extension = setup.library("_C", [], None, [])
+    extension = setup.library("_C", [])
     # Without what a variant leaves unused being warned of. The standard is the one that torch adds.
     flags = [flag for flag in extension.extra_compile_args["cxx"] if not flag.startswith("-W")]
     flags += ["-w", "-std=c++20", "-fPIC", *(f"-I{path}" for path in extension.include_dirs)]

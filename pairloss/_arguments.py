@@ -111,7 +111,11 @@ class PairListInputs(NamedTuple):
 
 
 class Options(NamedTuple):
-    """The other arguments, checked."""
+    """The other arguments, checked.
+
+    Attributes:
+        codes: all of them as the operators take them, in the order of csrc/schema.cpp.
+    """
 
     margin: float
     gradient: str
@@ -121,6 +125,7 @@ class Options(NamedTuple):
     dissimilar_weight: float
     balance: bool
     precision: str
+    codes: tuple[float, int, int, int, float, float, bool, int]
 
 
 def check_inputs(
@@ -257,15 +262,28 @@ def check_options(
     check_number("dissimilar_weight", dissimilar_weight)
     if balance is not None and balance != "pairs":
         raise ValueError(f'balance: expected None or "pairs", got {balance!r}')
+    margin, similar_weight = float(margin), float(similar_weight)
+    dissimilar_weight, balanced = float(dissimilar_weight), balance is not None
+    codes = (
+        margin,
+        GRADIENTS[gradient],
+        REDUCTIONS[reduction],
+        ignore_index,
+        similar_weight,
+        dissimilar_weight,
+        balanced,
+        PRECISIONS[precision],
+    )
     return Options(
-        float(margin),
+        margin,
         gradient,
         reduction,
         ignore_index,
-        float(similar_weight),
-        float(dissimilar_weight),
-        balance is not None,
+        similar_weight,
+        dissimilar_weight,
+        balanced,
         precision,
+        codes,
     )
 
 

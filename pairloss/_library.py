@@ -1,14 +1,16 @@
-"""Loads the two libraries of operators, and says what to do where one cannot be loaded.
+"""Loads the libraries of operators, and says what to do where one cannot be loaded.
 
 ``_C`` holds the schemas and the CPU kernels, ``_C_cuda`` the CUDA kernels. ``import pairloss``
 works without them, because ``impl="reference"`` does; whoever asks for a fused operator gets the
-reason from :func:`require`.
+reason from :func:`require`. ``_C_autograd_VERSION`` holds autograd in C++, for one version of
+torch alone; without it there is the same in Python, which is slower for small batches.
 """
 
 from __future__ import annotations
 
 import json
 import platform
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ class Status:
 
     cpu_problem: str | None
     cuda_problem: str | None
+    autograd_problem: str | None
     build: dict[str, Any]  # what setup.py noted; empty where nothing was built
 
     @property
@@ -33,6 +36,10 @@ class Status:
     @property
     def cuda_loaded(self) -> bool:
         return self.cuda_problem is None
+
+    @property
+    def autograd_loaded(self) -> bool:
+        return self.autograd_problem is None
 
 
 def require(device_type: str) -> None:
@@ -61,7 +68,15 @@ def _load() -> Status:
         )
     else:
         cuda_problem = _load_library("_C_cuda", build)
-    return Status(cpu_problem, cuda_problem, build)
+    return Status(cpu_problem, cuda_problem, cpu_problem or _load_autograd(build), build)
+
+
+def _load_autograd(build: dict[str, Any]) -> str | None:
+    """Load it. Returns None, or why autograd is in Python."""
+    name = "_C_autograd_" + re.sub(r"\W", "_", torch.__version__)  # as setup.py has it
+    if not (_FOLDER / f"{name}.so").is_file():
+        return f"in Python, because there is no {name}.so: built with torch {build.get('torch')}"
+    return _load_library(name, build)
 
 
 def _read_build_info() -> dict[str, Any]:

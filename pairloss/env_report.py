@@ -42,6 +42,7 @@ def _rows() -> Iterator[tuple[str, str]]:
         )
     yield "CPU library (_C)", _indented(status.cpu_problem) or "loaded"
     yield "CUDA library (_C_cuda)", _indented(status.cuda_problem) or "loaded"
+    yield "autograd in C++", _indented(status.autograd_problem) or "loaded"
     if status.cpu_loaded:
         code = torch.ops.pairloss.cpu_capability()
         yield "CPU kernels", _CAPABILITIES.get(code, f"code {code}") + _forced()

@@ -169,6 +169,17 @@ def pair_kl_hinge_loss(
         balance,
         precision,
     )
+    plain = (
+        ref_logits is None
+        and ref_labels is None
+        and sample_weights is None
+        and ref_sample_weights is None
+        and level_weights is None
+        and not return_stats
+        and impl in ("auto", "fused")
+    )
+    if plain and (loss := _ops.pair_kl_hinge_of_labels(logits, labels, options)) is not None:
+        return loss
     inputs = check_inputs(
         logits,
         labels,

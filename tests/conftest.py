@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 import pytest
 import torch
+
+from pairloss import _library
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -25,3 +28,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(params=["C++", "Python"])
+def autograd(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Which of the two autograd nodes a plain call gets: both behave alike."""
+    if request.param == "Python":
+        module = sys.modules["pairloss._ops.pair_kl_hinge"]
+        monkeypatch.setattr(module, "_has_shortcut", lambda logits: False)
+    elif not _library.status().autograd_loaded:
+        pytest.skip(_library.status().autograd_problem or "")
+    return request.param

@@ -79,6 +79,7 @@ def loss_of(
     return pair_kl_hinge_loss(logits, labels, margin=batch.margin, **options), logits
 
 
+@pytest.mark.usefixtures("autograd")
 @pytest.mark.parametrize("impl", ["fused", "reference"])
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_backward_twice_and_accumulation(
@@ -113,6 +114,7 @@ def test_converged_clusters(height: float, gradient: str, device: torch.device) 
     assert error <= 2e-6 * np.linalg.norm(expected)
 
 
+@pytest.mark.usefixtures("autograd")
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_plain_backward(batch: cases.Batch, reduction: str, device: torch.device) -> None:
     """With an upstream gradient of 1 the saved gradient goes out as it is, but only once."""
@@ -133,6 +135,7 @@ def test_plain_backward(batch: cases.Batch, reduction: str, device: torch.device
     assert_close(three, 3 * batch.truth.grad("both", reduction), tolerance)
 
 
+@pytest.mark.usefixtures("autograd")
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_one_leaf_in_two_losses(batch: cases.Batch, reduction: str, device: torch.device) -> None:
     """The gradient that the forward saved is not handed out to be added to."""
@@ -144,6 +147,7 @@ def test_one_leaf_in_two_losses(batch: cases.Batch, reduction: str, device: torc
     assert_close(logits.grad, expected, TOLERANCES[BATCH.dtype].grad)
 
 
+@pytest.mark.usefixtures("autograd")
 def test_gradient_reaches_what_is_before_the_logits(
     batch: cases.Batch, device: torch.device
 ) -> None:
@@ -155,6 +159,7 @@ def test_gradient_reaches_what_is_before_the_logits(
     assert_close(weight.grad, expected, 1e-4)
 
 
+@pytest.mark.usefixtures("autograd")
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("mode", ["no_grad", "inference_mode", "constant"])
 def test_without_a_gradient(
@@ -172,6 +177,7 @@ def test_without_a_gradient(
     assert_close(loss, batch.truth.loss(reduction), TOLERANCES[BATCH.dtype].loss)
 
 
+@pytest.mark.usefixtures("autograd")
 def test_inference_tensors_as_input(batch: cases.Batch, device: torch.device) -> None:
     with torch.inference_mode():
         logits, labels = (x.clone() for x in batch.to(device))
@@ -179,6 +185,7 @@ def test_inference_tensors_as_input(batch: cases.Batch, device: torch.device) ->
     assert_close(loss, batch.truth.loss("mean"), TOLERANCES[BATCH.dtype].loss)
 
 
+@pytest.mark.usefixtures("autograd")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_loss_scaling_keeps_small_gradients(dtype: torch.dtype, device: torch.device) -> None:
     """A loss scaler's factor comes in before the gradient is rounded to half precision."""

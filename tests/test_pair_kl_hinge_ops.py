@@ -278,6 +278,7 @@ def test_forward_mode_is_refused(reduction: str, device: torch.device) -> None:
 # ---- Second derivatives ------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("autograd")
 @pytest.mark.parametrize("upstream_requires_grad", [False, True])
 @reductions
 @gradients
@@ -338,6 +339,7 @@ def test_second_derivative_of_the_reference_with_masked_classes(device: torch.de
 # ---- autocast ----------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("autograd")
 @reductions
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_autocast(dtype: torch.dtype, reduction: str, device: torch.device) -> None:
@@ -356,6 +358,7 @@ def test_autocast(dtype: torch.dtype, reduction: str, device: torch.device) -> N
     assert torch.equal(grad, wanted.to(dtype))
 
 
+@pytest.mark.usefixtures("autograd")
 def test_autocast_keeps_float64(device: torch.device) -> None:
     batch = cases.make(DOUBLE)
     logits, labels = batch.to(device)
@@ -365,6 +368,7 @@ def test_autocast_keeps_float64(device: torch.device) -> None:
     assert_close(loss, batch.truth.loss("mean"), 1e-12)
 
 
+@pytest.mark.usefixtures("autograd")
 def test_autocast_behind_a_layer(device: torch.device) -> None:
     """The layer computes in bfloat16, the loss in float32; the weight's gradient is float32."""
     torch.manual_seed(0)
@@ -384,6 +388,7 @@ def test_autocast_behind_a_layer(device: torch.device) -> None:
 # ---- Around a training step --------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("autograd")
 @reductions
 def test_activation_checkpointing(reduction: str, device: torch.device) -> None:
     logits, labels = cases.make(BATCH).to(device)
@@ -398,6 +403,7 @@ def test_activation_checkpointing(reduction: str, device: torch.device) -> None:
         assert torch.equal(logits.grad, expected)
 
 
+@pytest.mark.usefixtures("autograd")
 @reductions
 def test_saved_tensors_may_be_moved(reduction: str, device: torch.device) -> None:
     """save_on_cpu and the like."""
@@ -411,6 +417,7 @@ def test_saved_tensors_may_be_moved(reduction: str, device: torch.device) -> Non
     assert torch.equal(grad, expected)
 
 
+@pytest.mark.usefixtures("autograd")
 @reductions
 def test_logits_changed_before_the_backward(reduction: str, device: torch.device) -> None:
     """An error, never the gradient at the new values."""
@@ -422,6 +429,7 @@ def test_logits_changed_before_the_backward(reduction: str, device: torch.device
         loss.backward()
 
 
+@pytest.mark.usefixtures("autograd")
 def test_parameters_and_subclasses_as_logits(device: torch.device) -> None:
     logits, labels = cases.make(BATCH).to(device)
     expected = pair_kl_hinge_loss(logits, labels)
@@ -433,6 +441,7 @@ def test_parameters_and_subclasses_as_logits(device: torch.device) -> None:
         assert torch.equal(torch.Tensor(pair_kl_hinge_loss(same, labels)), expected)
 
 
+@pytest.mark.usefixtures("autograd")
 def test_training_step_with_a_copied_model(device: torch.device) -> None:
     torch.manual_seed(0)
     model = torch.nn.Linear(4, 3).to(device)

@@ -21,13 +21,16 @@ def main() -> None:
     assert status.cuda_loaded == (torch.version.cuda is not None and bool(status.build["cuda"])), (
         status.cuda_problem
     )
+    assert status.autograd_loaded == (torch.__version__ == status.build["torch"]), (
+        status.autograd_problem
+    )
 
     generator = torch.Generator().manual_seed(0)
     for rows, classes in ((3, 2), (64, 10), (257, 34)):
         logits = 3 * torch.randn(rows, classes, generator=generator)
         labels = torch.randint(classes, (rows,), generator=generator)
         results = {}
-        for impl in ("fused", "reference"):
+        for impl in ("reference", "fused"):
             leaf = logits.clone().requires_grad_()
             loss, stats = pairloss.pair_kl_hinge_loss(leaf, labels, return_stats=True, impl=impl)
             (gradient,) = torch.autograd.grad(1.7 * loss, leaf)
@@ -35,6 +38,9 @@ def main() -> None:
         for fused, reference in zip(results["fused"], results["reference"], strict=True):
             torch.testing.assert_close(fused, reference, rtol=1e-4, atol=1e-5, check_dtype=False)
         loss, gradient = results["fused"][:2]
+        plain = pairloss.pair_kl_hinge_loss(leaf, labels)  # where autograd may be in C++
+        assert torch.equal(plain, loss)
+        assert torch.equal(torch.autograd.grad(1.7 * plain, leaf)[0], gradient)
         print(rows, classes, loss.item().hex(), *(x.hex() for x in gradient.flatten().tolist()))
 
     double = logits[:20].double().requires_grad_()
