@@ -13,6 +13,8 @@ from torch import Tensor
 GRADIENTS = {"both": 0, "second": 1}
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 PRECISIONS = {"fp32": 0, "tf32x3": 1, "bf16x3": 2, "tf32": 3}
+# margin, gradient, reduction, ignore_index, similar_weight, dissimilar_weight, balance, precision
+DEFAULT_CODES = (2.0, 0, 1, -100, 1.0, 1.0, False, 0)
 IMPLEMENTATIONS = ("auto", "fused", "reference")
 # What the fused kernels run on; elsewhere (MPS, XPU, ...) impl="auto" means the reference.
 FUSED_DEVICES = ("cpu", "cuda", "meta")
@@ -115,6 +117,7 @@ class Options(NamedTuple):
 
     Attributes:
         codes: all of them as the operators take them, in the order of csrc/schema.cpp.
+        changed_codes: the same up to the last that is not the default.
     """
 
     margin: float
@@ -125,7 +128,8 @@ class Options(NamedTuple):
     dissimilar_weight: float
     balance: bool
     precision: str
-    codes: tuple[float, int, int, int, float, float, bool, int]
+    codes: tuple[float, ...]
+    changed_codes: tuple[float, ...]
 
 
 def check_inputs(
@@ -284,6 +288,7 @@ def check_options(
         balanced,
         precision,
         codes,
+        codes[: max((i + 1 for i in range(8) if codes[i] != DEFAULT_CODES[i]), default=0)],
     )
 
 

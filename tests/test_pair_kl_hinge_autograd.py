@@ -5,6 +5,7 @@ What both must do is tested where the fixture ``autograd`` is used.
 
 from __future__ import annotations
 
+import inspect
 import re
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch._dynamo import compiled_autograd
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pairloss import _library, pair_kl_hinge_loss
+from pairloss._arguments import DEFAULT_CODES, check_options
 from tests import cases
 from tests.cases import Case
 
@@ -96,9 +98,8 @@ def test_calls_with_more_than_a_batch_and_its_labels(device: torch.device) -> No
 def test_the_operator_declines_what_it_does_not_take(device: torch.device) -> None:
     """Which never reaches a kernel: the checks behind it say what is wrong."""
     logits, labels = (x.detach() for x in cases.make(BATCH).to(device))
-    codes = (2.0, 0, 1, -100, 1.0, 1.0, False, 0)
     operator = torch.ops.pairloss.pair_kl_hinge_of_labels.default
-    assert operator(logits, labels, *codes) is not None
+    assert operator(logits, labels, *DEFAULT_CODES) is not None
     rows = len(labels)
     for bad_logits, bad_labels in (
         (logits[0], labels),
@@ -111,15 +112,25 @@ def test_the_operator_declines_what_it_does_not_take(device: torch.device) -> No
         (logits, labels.to(torch.int32)),
         (logits, labels.to("meta")),
     ):
-        assert operator(bad_logits, bad_labels, *codes) is None
-    assert operator(logits, labels, 2.0, 0, 0, *codes[3:]) is None  # reduction="none"
+        assert operator(bad_logits, bad_labels, *DEFAULT_CODES) is None
+    assert operator(logits, labels, reduction=0) is None  # "none"
+
+
+def test_the_operator_has_the_defaults_of_the_function() -> None:
+    schema = torch.ops.pairloss.pair_kl_hinge_of_labels.default._schema
+    assert tuple(argument.default_value for argument in schema.arguments[2:]) == DEFAULT_CODES
+    defaults = inspect.signature(pair_kl_hinge_loss).parameters
+    names = inspect.signature(check_options).parameters
+    options = check_options(*(defaults[name].default for name in names))
+    assert options.codes == DEFAULT_CODES
+    assert options.changed_codes == ()
 
 
 def test_opcheck(device: torch.device) -> None:
     logits, labels = cases.make(BATCH).to(device)
     torch.library.opcheck(
         torch.ops.pairloss.pair_kl_hinge_of_labels.default,
-        (logits, labels, 2.0, 0, 1, -100, 1.0, 1.0, False, 0),
+        (logits, labels, *DEFAULT_CODES),
     )
 
 

@@ -123,9 +123,11 @@ Tensor pair_kl_hinge_of_labels(const Tensor& logits, const Tensor& labels, doubl
 }  // namespace pairloss
 
 TORCH_LIBRARY_FRAGMENT(pairloss, m) {
+  // The defaults are those of pairloss.pair_kl_hinge_loss: every argument that is passed from
+  // Python takes 0.2 us.
   m.def(
-      "pair_kl_hinge_of_labels(Tensor logits, Tensor labels, float margin, int gradient, "
-      "int reduction, int ignore_index, float similar_weight, float dissimilar_weight, "
-      "bool balance, int precision) -> Tensor",
+      "pair_kl_hinge_of_labels(Tensor logits, Tensor labels, float margin=2.0, int gradient=0, "
+      "int reduction=1, int ignore_index=-100, float similar_weight=1.0, "
+      "float dissimilar_weight=1.0, bool balance=False, int precision=0) -> Tensor",
       &pairloss::pair_kl_hinge_of_labels);
 }

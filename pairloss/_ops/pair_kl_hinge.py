@@ -18,6 +18,11 @@ _TENSORS = len(Inputs._fields)
 _LOGITS, _REF_LOGITS = Inputs._fields.index("logits"), Inputs._fields.index("ref_logits")
 _REDUCTION = _TENSORS + 2
 _ARGUMENTS = _TENSORS + 10
+_of_labels = (
+    torch.ops.pairloss.pair_kl_hinge_of_labels.default
+    if _library.status().autograd_loaded
+    else None
+)
 
 
 def pair_kl_hinge(inputs: Inputs, options: Options) -> tuple[Tensor, Tensor]:
@@ -46,22 +51,16 @@ def pair_kl_hinge_of_labels(logits: Tensor, labels: Tensor, options: Options) ->
     Between it and :func:`pair_kl_hinge` there are 20 us per training step.
     """
     if (
-        type(logits) is not Tensor
+        _of_labels is None
+        or type(logits) is not Tensor
         or type(labels) is not Tensor
-        or not _has_shortcut(logits)
+        or not (logits.is_cpu or (logits.is_cuda and _library.status().cuda_loaded))
         or torch.compiler.is_compiling()
         or _is_transformed()
     ):
         return None
-    loss: Tensor | None = torch.ops.pairloss.pair_kl_hinge_of_labels.default(
-        logits, labels, *options.codes
-    )
+    loss: Tensor | None = _of_labels(logits, labels, *options.changed_codes)
     return loss
-
-
-def _has_shortcut(logits: Tensor) -> bool:
-    status = _library.status()
-    return status.autograd_loaded and (logits.is_cpu or (logits.is_cuda and status.cuda_loaded))
 
 
 def _is_transformed() -> bool:
