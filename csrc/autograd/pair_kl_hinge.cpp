@@ -21,7 +21,9 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-struct Options {
+// The arguments but for the logits, which alone have a gradient.
+struct Arguments {
+  const Tensor& labels;
   double margin;
   int64_t gradient, reduction, ignore_index;
   double similar_weight, dissimilar_weight;
@@ -34,18 +36,17 @@ struct Evaluation {
 };
 
 // The general operator (see csrc/schema.cpp), which has all kernels.
-Evaluation evaluate(const Tensor& logits, const Tensor& labels, const Options& options,
-                    bool with_grad) {
+Evaluation evaluate(const Tensor& logits, const Arguments& arguments, bool with_grad) {
   static const c10::OperatorHandle general =
       c10::Dispatcher::singleton().findSchemaOrThrow("pairloss::pair_kl_hinge", "");
   const c10::IValue none;
   torch::jit::Stack stack;
   stack.reserve(general.schema().arguments().size());
   // No similarity, ref_logits, ref_labels, sample_weights, ref_sample_weights and level_weights.
-  torch::jit::push(stack, logits, labels, none, none, none, none, none, none);
-  torch::jit::push(stack, options.margin, options.gradient, options.reduction, options.ignore_index,
-                   options.similar_weight, options.dissimilar_weight, options.balance,
-                   options.precision);
+  torch::jit::push(stack, logits, arguments.labels, none, none, none, none, none, none);
+  torch::jit::push(stack, arguments.margin, arguments.gradient, arguments.reduction,
+                   arguments.ignore_index, arguments.similar_weight, arguments.dissimilar_weight,
+                   arguments.balance, arguments.precision);
   torch::jit::push(stack, with_grad, /*with_ref_grad=*/false);
   const at::AutoDispatchBelowAutograd guard;
   general.callBoxed(stack);
@@ -68,14 +69,16 @@ struct NoSecondDerivative : torch::autograd::Function<NoSecondDerivative> {
 // loss.backward(): the multiplication would be a fifth of the time at N = 1024, K = 4096. Only
 // where it can be told without waiting for a device; a subclass such as FakeTensor has no values.
 bool is_one(const Tensor& grad_loss) {
-  return grad_loss.is_cpu() && !at::isTensorSubclassLike(grad_loss) &&
-         grad_loss.item<double>() == 1.0;
+  if (!grad_loss.is_cpu() || grad_loss._is_zerotensor() || at::isTensorSubclassLike(grad_loss))
+    return false;
+  return grad_loss.scalar_type() == at::kFloat ? *grad_loss.const_data_ptr<float>() == 1.0f
+                                               : *grad_loss.const_data_ptr<double>() == 1.0;
 }
 
 struct PairKLHinge : torch::autograd::Function<PairKLHinge> {
-  static Tensor forward(AutogradContext* context, const Tensor& logits, const Tensor& labels,
-                        const Options& options) {
-    Evaluation result = evaluate(logits, labels, options, /*with_grad=*/true);
+  static Tensor forward(AutogradContext* context, const Tensor& logits,
+                        const Arguments& arguments) {
+    Evaluation result = evaluate(logits, arguments, /*with_grad=*/true);
     context->set_materialize_grads(false);
     // Also the logits, so that a second derivative fails.
     context->save_for_backward({logits, std::move(result.grad)});
@@ -84,16 +87,16 @@ struct PairKLHinge : torch::autograd::Function<PairKLHinge> {
 
   static variable_list backward(AutogradContext* context, const variable_list& grad_losses) {
     const Tensor& grad_loss = grad_losses[0];
-    if (!grad_loss.defined()) return {Tensor(), Tensor(), Tensor()};
+    if (!grad_loss.defined()) return {Tensor(), Tensor()};
     const variable_list saved = context->get_saved_variables();
     const Tensor& logits = saved[0];
     Tensor grad = saved[1];
     // Half logits keep a float32 gradient until it has been scaled: a mean over all pairs is below
     // float16's range long before a loss scaler's factor comes in.
     if (!is_one(grad_loss)) grad = grad * grad_loss;
-    grad = grad.to(logits.scalar_type());
+    if (grad.scalar_type() != logits.scalar_type()) grad = grad.to(logits.scalar_type());
     if (at::GradMode::is_enabled()) grad = NoSecondDerivative::apply(grad, logits);  // create_graph
-    return {grad, Tensor(), Tensor()};
+    return {grad, Tensor()};
   }
 };
 
@@ -112,11 +115,12 @@ Tensor pair_kl_hinge_of_labels(const Tensor& logits, const Tensor& labels, doubl
                      labels.scalar_type() == at::kLong && labels.size(0) == logits.size(0) &&
                      labels.device() == logits.device() && reduction != 0;
   if (!taken) return Tensor();
-  const Options options{margin,         gradient,          reduction, ignore_index,
-                        similar_weight, dissimilar_weight, balance,   precision};
+  const Arguments arguments{labels,       margin,         gradient,          reduction,
+                            ignore_index, similar_weight, dissimilar_weight, balance,
+                            precision};
   if (at::GradMode::is_enabled() && logits.requires_grad())
-    return PairKLHinge::apply(logits, labels, options);
-  return evaluate(logits, labels, options, /*with_grad=*/false).loss;
+    return PairKLHinge::apply(logits, arguments);
+  return evaluate(logits, arguments, /*with_grad=*/false).loss;
 }
 
 }  // namespace
