@@ -91,10 +91,9 @@ struct PairKLHinge : torch::autograd::Function<PairKLHinge> {
     const variable_list saved = context->get_saved_variables();
     const Tensor& logits = saved[0];
     Tensor grad = saved[1];
-    // Half logits keep a float32 gradient until it has been scaled: a mean over all pairs is below
-    // float16's range long before a loss scaler's factor comes in.
+    // Half logits keep a float32 gradient until it has been scaled, since a mean over all pairs is
+    // below float16's range long before a loss scaler's factor comes in; then autograd casts it.
     if (!is_one(grad_loss)) grad = grad * grad_loss;
-    if (grad.scalar_type() != logits.scalar_type()) grad = grad.to(logits.scalar_type());
     if (at::GradMode::is_enabled()) grad = NoSecondDerivative::apply(grad, logits);  // create_graph
     return {grad, Tensor()};
   }
