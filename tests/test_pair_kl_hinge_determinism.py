@@ -9,6 +9,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -168,8 +170,20 @@ CASES = (
 )
 
 
+def output_of(function: str, **environment: str) -> Any:
+    """What ``function`` of this module prints, in a process of its own."""
+    run = subprocess.run(
+        [sys.executable, "-c", f"from tests import {Path(__file__).stem} as t; t.{function}()"],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
+    return json.loads(run.stdout)
+
+
 def print_capability_and_results() -> None:
-    """What the process below prints."""
     results = []
     for case in CASES:
         batch = cases.make(case)
@@ -187,16 +201,7 @@ def print_capability_and_results() -> None:
 def test_cpu_capability(name: str) -> None:
     """PAIRLOSS_CPU_CAPABILITY chooses; whatever is chosen gives the same to rounding."""
     best = torch.ops.pairloss.cpu_capability()
-    code = "from tests import test_pair_kl_hinge_determinism as t; t.print_capability_and_results()"
-    run = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PAIRLOSS_CPU_CAPABILITY": name, "OMP_NUM_THREADS": "1"},
-        cwd=os.path.dirname(os.path.dirname(__file__)),
-        stdout=subprocess.PIPE,
-        check=True,
-        text=True,
-    )
-    capability, results = json.loads(run.stdout)
+    capability, results = output_of("print_capability_and_results", PAIRLOSS_CPU_CAPABILITY=name)
     level = {"default": 0, "avx2": 1, "avx512": 2, "amx": 3}.get(name, best)
     assert capability == (level if level <= best else best)
     for case in CASES:
@@ -206,3 +211,32 @@ def test_cpu_capability(name: str) -> None:
             assert_close(loss, truth.loss(reduction), tolerance.loss)
             assert_close(value, truth.loss(reduction), tolerance.loss)
             assert_close(grad, truth.grad("both", reduction), tolerance.grad)
+
+
+# By the least work, and what they take of AVX2, AVX-512 and AMX if nothing is asked for.
+WORK = {(16, 10): 1, (38, 34): 1, (39, 34): 2, (99, 34): 2, (100, 34): 3, (257, 34): 3}
+
+
+def print_gradients() -> None:
+    gradients = []
+    for rows, columns in WORK:
+        logits, labels = cases.make(Case(rows, columns)).to(torch.device("cpu"))
+        pair_kl_hinge_loss(logits, labels).backward()
+        gradients.append(logits.grad.tolist())
+    print(json.dumps(gradients))
+
+
+def test_little_work_takes_narrow_vectors() -> None:
+    """Seen by the bits; a name that is asked for is taken whatever the work."""
+    best = torch.ops.pairloss.cpu_capability()
+    automatic = output_of("print_gradients", PAIRLOSS_CPU_CAPABILITY="")
+    named = [
+        output_of("print_gradients", PAIRLOSS_CPU_CAPABILITY=name)
+        for name in ("default", "avx2", "avx512", "amx")[: best + 1]
+    ]
+    for i, capability in enumerate(WORK.values()):
+        bits = [gradients[i] for gradients in named]
+        assert automatic[i] == bits[min(capability, best)]
+        assert all(bits.count(x) == 1 for x in bits), (
+            "two sets of instructions that are not told apart"
+        )

@@ -16,10 +16,10 @@ namespace {
 
 using namespace pairloss;
 
-cpu::Workers workers_for(const Arguments& a) {
+// Multiply-adds, if every pair was computed.
+double work_of(const Arguments& a) {
   const double partners = a.ref_logits ? 2.0 * static_cast<double>(a.ref_rows()) : a.rows();
-  const double work = 6.0 * static_cast<double>(a.rows()) * partners * a.columns();
-  return cpu::workers_for(work);
+  return 6.0 * static_cast<double>(a.rows()) * partners * a.columns();
 }
 
 const void* data_of(const std::optional<Tensor>& x) { return x ? x->const_data_ptr() : nullptr; }
@@ -88,13 +88,13 @@ Results evaluate(const Arguments& a) {
 
   Tensor stats = empty_like_device(z, {kStats, levels}, ScalarType::Double);
   Tensor loss = per_row ? empty_like_device(z, {n}, dtype) : empty_like_device(z, {}, dtype);
-  const cpu::Workers workers = workers_for(a);
+  const cpu::Workers workers = cpu::workers_for(work_of(a));
   const std::vector<cpu::Level> of_levels = make_levels(a, workers);
   cpu::Problem problem = make_problem(a, of_levels);
   const bool with_grad = a.with_grad && !per_row, with_ref_grad = a.with_ref_grad && !per_row;
   const auto [grad, ref_grad] = make_gradients(a, with_grad, with_ref_grad, problem);
 
-  const cpu::Kernels& kernels = cpu::kernels_for(cpu::capability());
+  const cpu::Kernels& kernels = cpu::kernels_for(cpu::capability_for(work_of(a)));
   std::vector<cpu::PairSums> sums(levels);
   if (with_grad || with_ref_grad) {
     kernels.gradient(problem, workers, nullptr, sums.data());
@@ -121,13 +121,13 @@ Results evaluate(const Arguments& a) {
 }
 
 Gradients differentiate(const Arguments& a, const Tensor& upstream) {
-  const cpu::Workers workers = workers_for(a);
+  const cpu::Workers workers = cpu::workers_for(work_of(a));
   const std::vector<cpu::Level> levels = make_levels(a, workers);
   cpu::Problem problem = make_problem(a, levels);
   const auto [grad, ref_grad] = make_gradients(a, a.with_grad, a.with_ref_grad, problem);
   if (a.with_grad || a.with_ref_grad) {
     std::vector<cpu::PairSums> sums(levels.size());
-    cpu::kernels_for(cpu::capability())
+    cpu::kernels_for(cpu::capability_for(work_of(a)))
         .gradient(problem, workers, upstream.const_data_ptr(), sums.data());
   }
   return {torch::stable::to(grad, a.logits.scalar_type()),
