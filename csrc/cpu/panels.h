@@ -64,4 +64,14 @@ PAIRLOSS_INLINE void for_each_vector(const Panels<T>& panels, int64_t row, Body&
   }
 }
 
+// The same of two rows, of matrices with the same columns: body(row_offset, other_row_offset).
+template <class T, class Body>
+PAIRLOSS_INLINE void for_each_vector(const Panels<T>& panels, int64_t row, const Panels<T>& others,
+                                     int64_t other_row, Body&& body) {
+  for (int64_t panel = 0; panel < panels.count(); ++panel) {
+    const int64_t at = panels.at(panel, row), other_at = others.at(panel, other_row);
+    for (int64_t c = 0; c < panels.width(panel); c += kLanes<T>) body(at + c, other_at + c);
+  }
+}
+
 }  // namespace pairloss::cpu::PAIRLOSS_ISA
