@@ -35,7 +35,7 @@ class Order {
       : rows_(problem.sides[0].n + problem.sides[1].n),
         columns_(problem.k),
         wanted_(uses<Idea::likeness_order> && certifies && problem.similarity == nullptr),
-        memory_(wanted_ ? lay_out(Arena(), workers) : 1, false) {
+        memory_(wanted_ ? lay_out(Arena(), workers) : 0, false) {
     if (!wanted_) return;
     lay_out(Arena(memory_.data()), workers);
     for_each_task(workers, (rows_ + 31) / 32, [&](int64_t worker, int64_t task) {

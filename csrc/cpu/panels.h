@@ -45,6 +45,21 @@ struct Panels {
   }
 };
 
+// f(std::integral_constant<int, n>) for the n = 1 .. 4 vectors of a panel.
+template <class F>
+PAIRLOSS_INLINE void for_vectors(int64_t vectors, F&& f) {
+  switch (vectors) {
+    case 1:
+      return f(std::integral_constant<int, 1>());
+    case 2:
+      return f(std::integral_constant<int, 2>());
+    case 3:
+      return f(std::integral_constant<int, 3>());
+    default:
+      return f(std::integral_constant<int, 4>());
+  }
+}
+
 // One vector of a row, from a multiple of kLanes on; zeros beyond the last.
 template <class T>
 PAIRLOSS_INLINE Vec<T> vector_at(const Panels<T>& panels, const T* x, int64_t row, int64_t column) {

@@ -94,6 +94,29 @@ PAIRLOSS_INLINE void store_first(T* to, int64_t count, Vec<T> v) {
 #endif
 }
 
+// kLanes<double> numbers, in double.
+template <class T>
+PAIRLOSS_INLINE Vec<double> load_as_double(const T* from) {
+  if constexpr (sizeof(T) == 8) {
+    return load(from);
+  } else {
+#if PAIRLOSS_VECTOR_BYTES == 64
+    return (Vec<double>)_mm512_cvtps_pd(_mm256_loadu_ps(from));
+#elif PAIRLOSS_VECTOR_BYTES == 32
+    return (Vec<double>)_mm256_cvtps_pd(_mm_loadu_ps(from));
+#else
+    Vec<double> v;
+    for (int64_t l = 0; l < kLanes<double>; ++l) v[l] = from[l];
+    return v;
+#endif
+  }
+}
+
+template <class T>
+PAIRLOSS_INLINE void store_rounded(T* to, Vec<double> v) {
+  for (int64_t l = 0; l < kLanes<double>; ++l) to[l] = static_cast<T>(v[l]);
+}
+
 // Bit l is set where a[l] > b[l].
 PAIRLOSS_INLINE uint32_t greater_mask(Vec<float> a, Vec<float> b) {
 #if PAIRLOSS_VECTOR_BYTES == 64
