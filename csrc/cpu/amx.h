@@ -125,13 +125,20 @@ struct AmxTiles {
   }
 
   // log P of 16 columns from what is relative to the reference.
-  PAIRLOSS_INLINE __m512 absolute(__m512 relative, int64_t column) const {
-    if (column >= panels.k) return _mm512_setzero_ps();
-    const __m512 of_reference =
-        load(reference.shifted + column) - static_cast<float>(reference.log_sum);
-    return _mm512_maskz_min_ps(first_lanes<float>(panels.k - column), relative + of_reference,
-                               _mm512_setzero_ps());
-  }
+  struct Absolute {
+    __m512 of_reference = _mm512_setzero_ps();
+    __mmask16 lanes = 0;
+
+    PAIRLOSS_INLINE Absolute(const AmxTiles& tiles, int64_t column) {
+      if (column >= tiles.panels.k) return;
+      const Reference<float>& reference = tiles.reference;
+      of_reference = load(reference.shifted + column) - static_cast<float>(reference.log_sum);
+      lanes = static_cast<__mmask16>(first_lanes<float>(tiles.panels.k - column));
+    }
+    PAIRLOSS_INLINE __m512 operator()(__m512 relative) const {
+      return _mm512_maskz_min_ps(lanes, relative + of_reference, _mm512_setzero_ps());
+    }
+  };
 
   void pack(int64_t row) {
     for (int64_t r = 0; r < 32; r += kTileRows) pack_group(row + r);
@@ -155,8 +162,9 @@ struct AmxTiles {
     };
     const int64_t word = row / 32 % kBoundedWords;
     for_extrema(panels, l, row, [&](int64_t column, Vec<float> max, Vec<float> min) {
-      store_bounds(column, absolute(max, column), word);
-      store_bounds(column, absolute(min, column), kBoundedWords + word);
+      const Absolute absolute(*this, column);
+      store_bounds(column, absolute(max), word);
+      store_bounds(column, absolute(min), kBoundedWords + word);
     });
     if (panels.columns % kTileDepth == 0) return;
     store_bounds(panels.columns, _mm512_setzero_ps(), word);
@@ -167,28 +175,33 @@ struct AmxTiles {
   void pack_group(int64_t row) {
     Vec<float> entropy[kTileRows] = {};
     for (int64_t step = 0; step < steps; ++step) {
+      const int64_t column = step * kTileDepth;
       const bool is_abreast = abreast > 0 && step == steps - 1;
-      for (int64_t r = 0; r < kTileRows; ++r) {
-        __m512 p_hi[2], p_lo[2], l_hi[2], l_lo[2];
-        for (int64_t half = 0; half < 2; ++half) {
-          const int64_t column = step * kTileDepth + half * 16;
-          const __m512 p_r = vector_at(panels, p, row + r, column);
-          const __m512 log_p = absolute(vector_at(panels, l, row + r, column), column);
-          entropy[r] += p_r * log_p;
-          p_hi[half] = round_to_bfloat16(p_r), p_lo[half] = round_to_bfloat16(p_r - p_hi[half]);
-          l_hi[half] = round_to_bfloat16(log_p), l_lo[half] = round_to_bfloat16(log_p - l_hi[half]);
-        }
-        uint16_t* const to_p = p_tile(row, step) + r * kTileDepth;
-        uint16_t* const to_l = l_tile(row, step) + r * kTileDepth;
+      const bool has_second = column + 16 < panels.columns;
+      const int64_t first = panels.element(row, column);
+      const int64_t second = has_second ? panels.element(row, column + 16) : first;
+      const int64_t width = panels.width(column / Panels<float>::kWidth);
+      const Absolute of_first(*this, column), of_second(*this, column + 16);
+      uint16_t *to_p = p_tile(row, step), *to_l = l_tile(row, step);
+      for (int64_t r = 0; r < kTileRows; ++r, to_p += kTileDepth, to_l += kTileDepth) {
+        const __m512 p_r = load(p + first + r * width);
+        const __m512 log_p = of_first(load(l + first + r * width));
+        entropy[r] += p_r * log_p;
         if (is_abreast) {
-          _mm512_storeu_si512(to_p, place_abreast(narrow(p_hi[0], p_lo[0]), 0, kTileRows));
-          _mm512_storeu_si512(to_l, place_abreast(narrow(l_hi[0], l_lo[0]), kTileRows, 0));
-        } else {
-          _mm512_storeu_si512(to_p, narrow(p_hi[0], p_hi[1]));
-          _mm512_storeu_si512(to_p + kTileElements, narrow(p_lo[0], p_lo[1]));
-          _mm512_storeu_si512(to_l, narrow(l_hi[0], l_hi[1]));
-          _mm512_storeu_si512(to_l + kTileElements, narrow(l_lo[0], l_lo[1]));
+          const __m512 p_rest = p_r - round_to_bfloat16(p_r);
+          const __m512 l_rest = log_p - round_to_bfloat16(log_p);
+          _mm512_storeu_si512(to_p, place_abreast(narrow(p_r, p_rest), 0, kTileRows));
+          _mm512_storeu_si512(to_l, place_abreast(narrow(log_p, l_rest), kTileRows, 0));
+          continue;
         }
+        __m512 p_second{}, l_second{};
+        if (has_second) {
+          p_second = load(p + second + r * width);
+          l_second = of_second(load(l + second + r * width));
+          entropy[r] += p_second * l_second;
+        }
+        store_parts(p_r, p_second, to_p);
+        store_parts(log_p, l_second, to_l);
       }
       transpose_tile(l_tile(row, step));
       if (!is_abreast) transpose_tile(l_tile(row, step) + kTileElements);
@@ -302,11 +315,20 @@ struct AmxTiles {
 
   static constexpr int64_t kBlock = 32 * 32;
 
-  // The upper halves of 32 floats as 16-bit units, in order.
+  // 32 floats rounded to bfloat16, in order.
   PAIRLOSS_INLINE static __m512i narrow(__m512 low, __m512 high) {
-    const __m256i a = _mm512_cvtepi32_epi16(_mm512_srli_epi32((__m512i)low, 16));
-    const __m256i b = _mm512_cvtepi32_epi16(_mm512_srli_epi32((__m512i)high, 16));
-    return _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1);
+    return (__m512i)_mm512_cvtne2ps_pbh(high, low);
+  }
+
+  // Both parts of 32 columns of a row, in two tiles.
+  PAIRLOSS_INLINE static void store_parts(__m512 low, __m512 high, uint16_t* to) {
+    const __m512i units = narrow(low, high);
+    const __m512i low_units = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(units));
+    const __m512i high_units = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(units, 1));
+    _mm512_storeu_si512(to, units);
+    _mm512_storeu_si512(to + kTileElements,
+                        narrow(low - (__m512)_mm512_slli_epi32(low_units, 16),
+                               high - (__m512)_mm512_slli_epi32(high_units, 16)));
   }
 
   // From [hi (16) | lo (16)]: hi of the columns abreast, then the units that begin at `second`,

@@ -30,6 +30,7 @@ bool can_be_spare(size_t bytes) {
 }
 
 char* allocate(size_t bytes) {
+  if (bytes == 0) return nullptr;
   char* const data = static_cast<char*>(::operator new(bytes, alignment(bytes)));
 #if defined(__linux__)
   if (bytes >= kHugePage) madvise(data, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);

@@ -35,7 +35,7 @@ class Order {
       : rows_(problem.sides[0].n + problem.sides[1].n),
         columns_(problem.k),
         wanted_(uses<Idea::likeness_order> && certifies && problem.similarity == nullptr),
-        memory_(wanted_ ? lay_out(Arena(), workers) : 1, false) {
+        memory_(wanted_ ? lay_out(Arena(), workers) : 0, false) {
     if (!wanted_) return;
     lay_out(Arena(memory_.data()), workers);
     for_each_task(workers, (rows_ + 31) / 32, [&](int64_t worker, int64_t task) {
@@ -49,9 +49,7 @@ class Order {
   }
 
   const Likeness* likeness() const { return likeness_; }
-  const Normalizer<T>* normalizer(int64_t row) const {
-    return wanted_ ? normalizer_ + row : nullptr;
-  }
+  const Normalizer<T>* normalizers() const { return normalizer_; }
 
  private:
   size_t lay_out(Arena arena, const Workers& workers) {
@@ -204,24 +202,16 @@ Health make_rows(Batch<T>& batch, Tiles& tiles, RowFlags& flags) {
                 batch.scratch[0].z);
   tiles.set_rows(batch.p, batch.l, batch.h, reference);
   std::atomic<bool> nan{false}, masked{false};
-  for_each_task(batch.workers, batch.padded_rows / 32, [&](int64_t worker, int64_t task) {
-    for (int64_t i = task * 32; i < (task + 1) * 32; ++i) {
-      if (batch.is_row(i)) {
-        const int64_t of = batch.row[i];
-        const RowFlags row = make_row(problem, batch.panels, reference, batch.order.normalizer(of),
-                                      of, i, batch.scratch[worker].z, batch.p, batch.l, batch.h);
-        if (row.nan) nan.store(true, std::memory_order_relaxed);
-        if (row.masked) masked.store(true, std::memory_order_relaxed);
-      } else {
-        batch.h[i] = 0;
-        for_each_vector(batch.panels, i, [&](int64_t at, int64_t) {
-          store(batch.p + at, Vec<T>{});
-          store(batch.l + at, Vec<T>{});
-        });
-      }
-      set_labels(batch, i);
-    }
-    if (batch.has_scores()) tiles.pack(task * 32);
+  for_each_task(batch.workers, batch.padded_rows / kRowsAtOnce, [&](int64_t worker, int64_t task) {
+    const Span positions{task * kRowsAtOnce, (task + 1) * kRowsAtOnce};
+    const RowFlags of_rows = make_rows(
+        problem, batch.panels, reference, batch.order.normalizers(), positions,
+        [&](int64_t i) { return batch.is_row(i) ? batch.row[i] : -1; }, batch.scratch[worker].z,
+        batch.p, batch.l, batch.h);
+    if (of_rows.nan) nan.store(true, std::memory_order_relaxed);
+    if (of_rows.masked) masked.store(true, std::memory_order_relaxed);
+    for (int64_t i = positions.begin; i < positions.end; ++i) set_labels(batch, i);
+    if (batch.has_scores()) tiles.pack(positions.begin);
   });
   flags = {nan.load(), masked.load()};
   return flags.nan ? Health::nan : Health::fine;

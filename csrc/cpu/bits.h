@@ -58,30 +58,35 @@ inline void transpose_bits(const uint32_t* bits, int64_t rows, int64_t columns,
 }
 
 // The set bits of each word: by pairs, by fours, and so on (Warren, Hacker's Delight, 5-1).
-PAIRLOSS_INLINE EightWords count_bits(EightWords x) {
+template <class Word>
+PAIRLOSS_INLINE Word count_bits(Word x) {
 #if defined(PAIRLOSS_AMX)
-  return (EightWords)_mm256_popcnt_epi32((__m256i)x);
-#else
+  if constexpr (sizeof(Word) == 32) return (Word)_mm256_popcnt_epi32((__m256i)x);
+  if constexpr (sizeof(Word) == 16) return (Word)_mm_popcnt_epi32((__m128i)x);
+#endif
   x = x - ((x >> 1) & 0x55555555u);
   x = (x & 0x33333333u) + ((x >> 2) & 0x33333333u);
   x = (x + (x >> 4)) & 0x0f0f0f0fu;
   x = x + (x >> 8);
   return (x + (x >> 16)) & 0x3fu;
-#endif
 }
 
 // counts[w] += the set bits of word w of all rows.
 inline void count_by_word(const uint32_t* bits, int64_t words, int64_t rows, uint32_t* counts) {
   int64_t w = 0;
-  for (; w + 8 <= words; w += 8) {
-    EightWords sum{};
-    for (int64_t d = 0; d < rows; ++d) {
-      EightWords x;
-      __builtin_memcpy(&x, bits + d * words + w, sizeof x);
-      sum += count_bits(x);
+  const auto count = [&]<class Word>(Word sum) {
+    for (; w + static_cast<int64_t>(sizeof(Word) / 4) <= words; w += sizeof(Word) / 4) {
+      __builtin_memcpy(&sum, counts + w, sizeof sum);
+      for (int64_t d = 0; d < rows; ++d) {
+        Word x;
+        __builtin_memcpy(&x, bits + d * words + w, sizeof x);
+        sum += count_bits(x);
+      }
+      __builtin_memcpy(counts + w, &sum, sizeof sum);
     }
-    for (int64_t i = 0; i < 8; ++i) counts[w + i] += sum[i];
-  }
+  };
+  count(EightWords{});
+  count(FourWords{});
   for (; w < words; ++w) {
     for (int64_t d = 0; d < rows; ++d) counts[w] += __builtin_popcount(bits[d * words + w]);
   }

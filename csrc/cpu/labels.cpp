@@ -11,7 +11,7 @@ namespace {
 // A stable counting sort of `order` by key(row), 0 .. range - 1.
 template <class Key>
 void sort_by(std::vector<int64_t>& order, int64_t range, Key&& key) {
-  std::vector<int64_t> place(range + 1, 0), sorted(order.size());
+  std::vector<int64_t> place(range + 1), sorted(order.size());
   for (int64_t i : order) ++place[key(i) + 1];
   std::partial_sum(place.begin(), place.end(), place.begin());
   for (int64_t i : order) sorted[place[key(i)]++] = i;
@@ -50,19 +50,19 @@ void number_by_search(const std::vector<int64_t>& labels, int64_t ignore_index, 
 }
 
 void count_pairs(int64_t n, bool cross, Level& level) {
-  std::vector<double> batch(level.classes, 0.0), reference(level.classes, 0.0);
+  std::vector<double> rows(2 * level.classes);  // of each class: in the batch, in the reference set
   double in_batch = 0.0, in_reference = 0.0;
   for (size_t i = 0; i < level.id.size(); ++i) {
     if (level.id[i] < 0) continue;
     const bool of_batch = static_cast<int64_t>(i) < n;
-    ++(of_batch ? batch : reference)[level.id[i]];
+    ++rows[2 * level.id[i] + !of_batch];
     ++(of_batch ? in_batch : in_reference);
   }
-  double pairs = 0.0;
-  for (int32_t c = 0; c < level.classes; ++c) {
-    level.similar_pairs += cross ? batch[c] * reference[c] : batch[c] * (batch[c] - 1.0) / 2.0;
-  }
-  pairs = cross ? in_batch * in_reference : in_batch * (in_batch - 1.0) / 2.0;
+  const auto count = [cross](double batch, double reference) {
+    return cross ? batch * reference : batch * (batch - 1.0) / 2.0;
+  };
+  for (size_t c = 0; c < rows.size(); c += 2) level.similar_pairs += count(rows[c], rows[c + 1]);
+  const double pairs = count(in_batch, in_reference);
   level.dissimilar_pairs = pairs - level.similar_pairs;
   if (pairs == 0.0) std::fill(level.id.begin(), level.id.end(), -1);
 }
@@ -109,6 +109,7 @@ Arrangement::~Arrangement() = default;
 
 void Arrangement::arrange(const Level* levels, int64_t level_count, int64_t side, int64_t n,
                           int64_t m, const Likeness* likeness, int64_t columns, int64_t alignment) {
+  begin_[side] = end_[side] = static_cast<int64_t>(row_.size());
   std::vector<int64_t> order;
   order.reserve(side == 0 ? n : m);
   for (int64_t i = side == 0 ? 0 : n; i < (side == 0 ? n : n + m); ++i) {
@@ -117,6 +118,7 @@ void Arrangement::arrange(const Level* levels, int64_t level_count, int64_t side
       order.push_back(i);
     }
   }
+  if (order.empty()) return;
   if (likeness != nullptr) {
     sort_by(order, 256, [&](int64_t i) { return likeness[i].confidence; });
     sort_by(order, columns, [&](int64_t i) { return likeness[i].largest; });
@@ -125,12 +127,14 @@ void Arrangement::arrange(const Level* levels, int64_t level_count, int64_t side
   for (int64_t g = 0; uses<Idea::class_order> && g < level_count; ++g) {
     coarsest_last.push_back(levels + g);
   }
-  std::stable_sort(coarsest_last.begin(), coarsest_last.end(),
-                   [](const Level* a, const Level* b) { return a->classes > b->classes; });
+  if (level_count > 1) {
+    std::stable_sort(coarsest_last.begin(), coarsest_last.end(),
+                     [](const Level* a, const Level* b) { return a->classes > b->classes; });
+  }
   for (const Level* level : coarsest_last) {
     sort_by(order, level->classes + 1, [&](int64_t i) { return level->id[i] + 1; });
   }
-  if (side == 1 && !order.empty()) {
+  if (side == 1) {
     row_.resize((row_.size() + alignment - 1) / alignment * alignment, -1);
   }
   begin_[side] = static_cast<int64_t>(row_.size());
@@ -140,18 +144,20 @@ void Arrangement::arrange(const Level* levels, int64_t level_count, int64_t side
 
 Arrangement::Members Arrangement::find_members(const Level& level, int64_t side) const {
   Members members;
-  members.begin.assign(level.classes + 1, 0);
+  auto& begin = members.begin;
+  begin.assign(level.classes + 2, 0);
   const auto for_each = [&](auto&& body) {
     for (int64_t p = begin_[side]; p < end_[side]; ++p) {
       const int32_t id = level.id[row_[p]];
       if (id >= 0) body(static_cast<int32_t>(p), id);
     }
   };
-  for_each([&](int32_t, int32_t id) { ++members.begin[id + 1]; });
-  std::partial_sum(members.begin.begin(), members.begin.end(), members.begin.begin());
-  members.position.resize(members.begin.back());
-  std::vector<int32_t> place(members.begin.begin(), members.begin.end() - 1);
-  for_each([&](int32_t p, int32_t id) { members.position[place[id]++] = p; });
+  // First the rows of class c at c + 2, then the first place of it at c + 1, which ends up behind
+  // its last, the first of class c + 1.
+  for_each([&](int32_t, int32_t id) { ++begin[id + 2]; });
+  std::partial_sum(begin.begin(), begin.end(), begin.begin());
+  members.position.resize(begin.back());
+  for_each([&](int32_t p, int32_t id) { members.position[begin[id + 1]++] = p; });
   return members;
 }
 

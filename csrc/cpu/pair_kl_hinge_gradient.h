@@ -84,7 +84,7 @@ class Differentiation {
       });
     }
     for_each_task(batch_.workers, batch_.padded_rows / 32, [&](int64_t, int64_t task) {
-      for (int64_t i = task * 32; i < (task + 1) * 32; ++i) finish_row(i);
+      for (int64_t i = task * 32; i < (task + 1) * 32; i += kRowsAbreast) finish_rows(i);
     });
     add_up();
   }
@@ -300,40 +300,19 @@ class Differentiation {
 
   bool is_similar_term(int64_t t) const { return problem_.similarity != nullptr && t == 1; }
 
-  void finish_row(int64_t i) const {
-    if (!batch_.is_row(i)) {
-      for (int64_t t = 0; t < term_count_; ++t) terms_[t].loss[i] = 0.0;
-      for (int64_t g = 0; g < problem_.level_count; ++g) {
-        similar_[g * batch_.padded_rows + i] = 0.0;
-      }
-      return;
-    }
+  void finish_rows(int64_t first) const {
     if (weighted_) {
-      problem_.second_only ? finish_row<true, true>(i) : finish_row<true, false>(i);
+      problem_.second_only ? finish_rows<true, true>(first) : finish_rows<true, false>(first);
     } else {
-      problem_.second_only ? finish_row<false, true>(i) : finish_row<false, false>(i);
+      problem_.second_only ? finish_rows<false, true>(first) : finish_rows<false, false>(first);
     }
   }
 
-  // The similar pairs of a row in one level: their means, and what their differences weigh. A
-  // copy: the loops over a row's vectors store to memory that the compiler cannot tell from what
-  // lies elsewhere.
+  // The similar pairs of a row in one level: their means, and what their differences weigh.
   struct SimilarPart {
-    bool exists = false;
-    ClassMeans<T> means{Panels<T>(0, 0), 0, nullptr, nullptr};
+    const ClassMeans<T>* means = nullptr;  // null: there are none
     int64_t c = 0;
     T factor = 0, weight = 0;
-
-    // sum_j w_j (u + u_j) (x - x_j) over the similar j; x is L (kFirst) or P.
-    template <bool kWeighted, bool kFirst>
-    PAIRLOSS_INLINE Vec<T> difference(Vec<T> x, int64_t column) const {
-      const int64_t at = means.at(column, c);
-      Vec<T> difference = (x - load((kFirst ? means.l : means.p) + at)) * weight;
-      if constexpr (kWeighted) {
-        difference -= load((kFirst ? means.weighted_l : means.weighted_p) + at);
-      }
-      return difference;
-    }
   };
 
   template <bool kWeighted>
@@ -344,132 +323,151 @@ class Differentiation {
     if (means.size(c) < (problem_.cross ? 1 : 2)) return {};
     T weight = means.weight[c];
     if constexpr (kWeighted) weight = weight * u + means.weighted_weight[c];
-    return {true, means, c, static_cast<T>(problem_.levels[g].similar_scale), weight};
+    return {&means, c, static_cast<T>(problem_.levels[g].similar_scale), weight};
   }
 
-  // A row's part of the first term and of the first level, which are all of most batches.
-  template <bool kWeighted>
-  struct FirstParts {
-    typename Selected<T>::template Row<kWeighted> w, v;
-    T factor;
-    SimilarPart similar;
-  };
+  // Term t, and level t if there is one, of a row: their losses, and their parts of
+  //
+  //   F = sum of factors and differences to partners of L   in the place of W, and
+  //   G = the same of P                                     in the place of V,
+  //
+  // to which those of the term after it are added. Returns P . F.
+  template <bool kWeighted, bool kSecondOnly>
+  PAIRLOSS_INLINE double finish_term(int64_t t, int64_t i, T u, T w) const {
+    // Copies: what is stored below could be anything of this, as far as the compiler knows.
+    const Term<T> term = terms_[t];
+    const int64_t side = batch_.side_of(i);
+    const auto of_w = term.w.template row<kWeighted>(i, u, sums_w_[side]);
+    const auto of_v = term.v.template row<kWeighted>(i, u, sums_v_[side]);
+    const SimilarPart similar =
+        t < problem_.level_count ? similar_part<kWeighted>(t, i, u) : SimilarPart{};
+    const ClassMeans<T> means =
+        similar.means != nullptr ? *similar.means : ClassMeans<T>{panels_, 0, nullptr, nullptr};
+    const bool has_similar = similar.means != nullptr, is_last = t + 1 == term_count_;
+    const T *const f_after = is_last ? nullptr : terms_[t + 1].w.sum, *const g_after =
+                                                                          is_last
+                                                                              ? nullptr
+                                                                              : terms_[t + 1].v.sum;
+    const T *const p_of = batch_.p, *const l_of = batch_.l;
+    Vec<T> p_w{}, l_v{}, spread{}, p_f{};
+    for_each_vector(
+        Panels<T>(panels_), i, means.panels, similar.c, [&](int64_t at, int64_t at_class) {
+          const Vec<T> p = load(p_of + at), l = load(l_of + at);
+          Vec<T> f = of_w.difference(l, at), g = of_v.difference(p, at);
+          p_w += p * f;
+          l_v += l * g;
+          f *= term.factor;
+          g *= term.factor;
+          if (has_similar) {
+            Vec<T> of_l = l - load(means.l + at_class), of_p = p - load(means.p + at_class);
+            spread += of_p * of_l;
+            of_l *= similar.weight;
+            of_p *= similar.weight;
+            if constexpr (kWeighted) {
+              of_l -= load(means.weighted_l + at_class);
+              of_p -= load(means.weighted_p + at_class);
+            }
+            f += of_l * similar.factor;
+            g += of_p * similar.factor;
+          }
+          if (!is_last) {
+            f += load(f_after + at);
+            g += load(g_after + at);
+          }
+          p_f += p * f;
+          if constexpr (!kSecondOnly) store(term.w.sum + at, f);
+          store(term.v.sum + at, g);
+        });
+    set_loss(t, i, w, p_w, l_v);
+    if (t < problem_.level_count) set_similar_loss(t, i, w, similar, spread);
+    return kSecondOnly ? 0.0 : horizontal_sum<T>(p_f);
+  }
+
+  // Each step of a row waits for a sum over its columns: so several rows take it one after the
+  // other.
+  static constexpr int64_t kRowsAbreast = 8;
 
   template <bool kWeighted, bool kSecondOnly>
-  void finish_row(int64_t i) const {
-    const int64_t side = batch_.side_of(i), other = batch_.partner(side);
-    const T u = kWeighted ? u_[i] : T(1);
-    const T w = batch_.sample_weight(i);
-    double along_p = 0.0;  // P . F, where F is the first argument's part of the gradient
-
-    // With neither W nor V of this row, its loss is that of the pairs' other rows.
-    const bool by_w = by_w_[side], by_v = !by_w_[other];
-    for (int64_t t = 0; t < term_count_; ++t) {
-      const Term<T>& term = terms_[t];
-      Vec<T> p_w{}, l_v{};
-      const auto w_of_row = term.w.template row<kWeighted>(i, u);
-      if (sums_w_[side]) {
-        for_each_vector(panels_, i, [&](int64_t at, int64_t) {
-          p_w += load(batch_.p + at) * w_of_row.difference(load(batch_.l + at), at);
-        });
-      }
-      if (by_v) {
-        const auto v_of_row = term.v.template row<kWeighted>(i, u);
-        for_each_vector(panels_, i, [&](int64_t at, int64_t) {
-          l_v += load(batch_.l + at) * v_of_row.difference(load(batch_.p + at), at);
-        });
-      }
-      const double divergence = horizontal_sum<T>(p_w);
-      along_p += term.factor * divergence;
-      const double margin = is_similar_term(t) ? 0.0 : problem_.margin;
-      const double h = batch_.h[i], weight = term.w.total_weight(i);
-      double loss = by_w ? margin * weight - divergence : weight * (margin - h);
-      if (by_v) loss -= horizontal_sum<T>(l_v) - term.v.total_weight(i) * h;
-      term.loss[i] = w * loss;
+  void finish_rows(int64_t first) const {
+    T d[kRowsAbreast], rest[kRowsAbreast];
+    const int64_t end = first + kRowsAbreast;
+    for (int64_t i = first; i < end; ++i) {
+      d[i - first] = static_cast<T>(finish_terms<kWeighted, kSecondOnly>(i));
     }
-    const FirstParts<kWeighted> parts{terms_[0].w.template row<kWeighted>(i, u),
-                                      terms_[0].v.template row<kWeighted>(i, u), terms_[0].factor,
-                                      similar_part<kWeighted>(0, i, u)};
-    along_p += finish_similar<kWeighted, kSecondOnly>(0, i, w, parts.similar);
-    for (int64_t g = 1; g < problem_.level_count; ++g) {
-      along_p += finish_similar<kWeighted, kSecondOnly>(g, i, w, similar_part<kWeighted>(g, i, u));
+    const Panels<T> panels = panels_;
+    const T *const p_of = batch_.p, *const f_of = terms_[0].w.sum;
+    T* const z_of = terms_[0].v.sum;  // the gradient, in the place of G
+    for (int64_t i = first; i < end; ++i) {
+      if (!has_gradient(i)) continue;
+      Vec<T> sum{};
+      for_each_vector(panels, i, [&](int64_t at, int64_t) {
+        Vec<T> z = load(z_of + at);
+        if constexpr (!kSecondOnly) z += load(p_of + at) * (load(f_of + at) - d[i - first]);
+        sum += z;
+        store(z_of + at, z);
+      });
+      rest[i - first] = static_cast<T>(horizontal_sum<T>(sum));
     }
-    if (problem_.sides[side].grad == nullptr) return;
-
-    // The gradient, in the place of L, which is not needed any more.
-    const bool infinite = batch_.infinite != nullptr && batch_.infinite[i] != 0;
-    const T d = infinite ? static_cast<T>(NAN) : static_cast<T>(along_p);
-    Vec<T> sum{};
-    const Panels<T> panels = panels_;  // these are copies for the same reason as SimilarPart
-    const int64_t k = problem_.k;
-    const T* const p_of = batch_.p;
-    T* const l_of = batch_.l;
-    for_each_vector(panels, i, [&](int64_t at, int64_t column) {
-      const Vec<T> p = load(p_of + at);
-      Vec<T> z = differences<kWeighted, false>(i, p, at, column, u, parts);
-      if constexpr (!kSecondOnly) {
-        z += p * (differences<kWeighted, true>(i, load(l_of + at), at, column, u, parts) - d);
-      }
-      sum += z;
-      store(l_of + at, z);
-    });
     // Over the classes a gradient adds up to 0, and what rounding leaves of that sum is taken away
     // by P: where P is nearly one-hot, the largest element is a difference of large numbers.
-    const T rest = static_cast<T>(horizontal_sum<T>(sum));
-    T* const to = grad_row(i);
-    for_each_vector(panels, i, [&](int64_t at, int64_t column) {
-      store_first(to + column, k - column, (load(l_of + at) - load(p_of + at) * rest) * w);
-    });
+    const int64_t k = problem_.k;
+    for (int64_t i = first; i < end; ++i) {
+      if (!has_gradient(i)) continue;
+      const T w = batch_.sample_weight(i);
+      T* const to = grad_row(i);
+      for_each_vector(panels, i, [&](int64_t at, int64_t column) {
+        const Vec<T> z = load(z_of + at) - load(p_of + at) * rest[i - first];
+        store_first(to + column, k - column, z * w);
+      });
+    }
   }
 
-  // One vector of a row's differences to its partners, times their weights in the gradient: x is L,
-  // and the result F, or P.
-  template <bool kWeighted, bool kFirst>
-  PAIRLOSS_INLINE Vec<T> differences(int64_t i, Vec<T> x, int64_t at, int64_t column, T u,
-                                     const FirstParts<kWeighted>& parts) const {
-    Vec<T> sum = (kFirst ? parts.w : parts.v).difference(x, at) * parts.factor;
-    for (int64_t t = 1; t < term_count_; ++t) {
-      const Selected<T>& selected = kFirst ? terms_[t].w : terms_[t].v;
-      sum += selected.template row<kWeighted>(i, u).difference(x, at) * terms_[t].factor;
-    }
-    const auto add_similar = [&](const SimilarPart& part) {
-      if (!part.exists) return;
-      sum += part.template difference<kWeighted, kFirst>(x, column) * part.factor;
-    };
-    add_similar(parts.similar);
-    for (int64_t g = 1; g < problem_.level_count; ++g) {
-      add_similar(similar_part<kWeighted>(g, i, u));
-    }
-    return sum;
+  bool has_gradient(int64_t i) const {
+    return batch_.is_row(i) && problem_.sides[batch_.side_of(i)].grad != nullptr;
   }
 
-  // The similar pairs' loss of one level and row; returns their part of P . F.
+  // The losses of a row, F and G; returns P . F.
   template <bool kWeighted, bool kSecondOnly>
-  double finish_similar(int64_t g, int64_t i, T w, const SimilarPart& part) const {
+  double finish_terms(int64_t i) const {
+    if (!batch_.is_row(i)) {
+      for (int64_t t = 0; t < term_count_; ++t) terms_[t].loss[i] = 0.0;
+      for (int64_t g = 0; g < problem_.level_count; ++g) {
+        similar_[g * batch_.padded_rows + i] = 0.0;
+      }
+      return 0.0;
+    }
+    const T u = kWeighted ? u_[i] : T(1);
+    const T w = batch_.sample_weight(i);
+    for (int64_t t = term_count_ - 1; t > 0; --t) finish_term<kWeighted, kSecondOnly>(t, i, u, w);
+    const double p_f = finish_term<kWeighted, kSecondOnly>(0, i, u, w);
+    return batch_.infinite != nullptr && batch_.infinite[i] != 0 ? NAN : p_f;
+  }
+
+  // What a row's pairs of one term lose, from P . W and L . V.
+  void set_loss(int64_t t, int64_t i, T w, Vec<T> p_w, Vec<T> l_v) const {
+    const Term<T>& term = terms_[t];
+    const int64_t side = batch_.side_of(i);
+    const double margin = is_similar_term(t) ? 0.0 : problem_.margin;
+    const double h = batch_.h[i], weight = term.w.total_weight(i);
+    double loss = by_w_[side] ? margin * weight - horizontal_sum<T>(p_w) : weight * (margin - h);
+    // With neither W nor V of this row, its loss is that of the pairs' other rows.
+    if (!by_w_[batch_.partner(side)]) {
+      loss -= horizontal_sum<T>(l_v) - term.v.total_weight(i) * h;
+    }
+    term.loss[i] = w * loss;
+  }
+
+  // What its similar pairs of one level lose. spread: s_i of similar.h, by lanes.
+  void set_similar_loss(int64_t g, int64_t i, T w, const SimilarPart& part, Vec<T> spread) const {
     double& loss = similar_[g * batch_.padded_rows + i];
     loss = 0.0;
-    double along_p = 0.0;
-    if (part.exists) {
-      const ClassMeans<T>& means = part.means;
-      Vec<T> spread{}, p_first{};
-      for_each_vector(panels_, i, [&](int64_t at, int64_t column) {
-        const Vec<T> p = load(batch_.p + at), l = load(batch_.l + at);
-        spread += means.spread(p, l, column, part.c);
-        if constexpr (!kSecondOnly) {
-          p_first += p * part.template difference<kWeighted, true>(l, column);
-        }
-      });
-      along_p = part.factor * horizontal_sum<T>(p_first);
-      loss = w * means.weight[part.c] * horizontal_sum<T>(spread);
+    const bool first_side = batch_.side_of(i) == 0;
+    if (part.means != nullptr) {
+      loss = w * part.means->weight[part.c] * horizontal_sum<T>(spread);
       // With a reference set, both directions of every pair, once.
-      if (problem_.cross) {
-        loss = batch_.side_of(i) == 0 ? loss + w * means.rest[part.c] : 0.0;
-      }
+      if (problem_.cross) loss = first_side ? loss + w * part.means->rest[part.c] : 0.0;
     }
-    if (batch_.infinite != nullptr && batch_.infinite[i] != 0 && batch_.side_of(i) == 0) {
-      loss = INFINITY;
-    }
-    return along_p;
+    if (first_side && batch_.infinite != nullptr && batch_.infinite[i] != 0) loss = INFINITY;
   }
 
   void add_up() const {

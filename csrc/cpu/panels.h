@@ -45,6 +45,21 @@ struct Panels {
   }
 };
 
+// f(std::integral_constant<int, n>) for the n = 1 .. 4 vectors of a panel.
+template <class F>
+PAIRLOSS_INLINE void for_vectors(int64_t vectors, F&& f) {
+  switch (vectors) {
+    case 1:
+      return f(std::integral_constant<int, 1>());
+    case 2:
+      return f(std::integral_constant<int, 2>());
+    case 3:
+      return f(std::integral_constant<int, 3>());
+    default:
+      return f(std::integral_constant<int, 4>());
+  }
+}
+
 // One vector of a row, from a multiple of kLanes on; zeros beyond the last.
 template <class T>
 PAIRLOSS_INLINE Vec<T> vector_at(const Panels<T>& panels, const T* x, int64_t row, int64_t column) {
@@ -61,6 +76,16 @@ PAIRLOSS_INLINE void for_each_vector(const Panels<T>& panels, int64_t row, Body&
     for (int64_t c = 0; c < panels.width(panel); c += kLanes<T>) {
       body(at + c, panel * Panels<T>::kWidth + c);
     }
+  }
+}
+
+// The same of two rows, of matrices with the same columns: body(row_offset, other_row_offset).
+template <class T, class Body>
+PAIRLOSS_INLINE void for_each_vector(const Panels<T>& panels, int64_t row, const Panels<T>& others,
+                                     int64_t other_row, Body&& body) {
+  for (int64_t panel = 0; panel < panels.count(); ++panel) {
+    const int64_t at = panels.at(panel, row), other_at = others.at(panel, other_row);
+    for (int64_t c = 0; c < panels.width(panel); c += kLanes<T>) body(at + c, other_at + c);
   }
 }
 

@@ -60,13 +60,18 @@ struct Normalizer {
 };
 
 template <class T>
-Normalizer<T> find_normalizer(const LogitsRow<T>& z) {
+PAIRLOSS_INLINE T find_largest_logit(const LogitsRow<T>& z) {
   Vec<T> largest = z.at(0);
   for (int64_t c = kLanes<T>; c < z.k; c += kLanes<T>) {
     const Vec<T> v = z.at(c);
     largest = v > largest ? v : largest;
   }
-  const T max = horizontal_max<T>(largest);
+  return horizontal_max<T>(largest);
+}
+
+template <class T>
+Normalizer<T> find_normalizer(const LogitsRow<T>& z) {
+  const T max = find_largest_logit(z);
   Vec<T> sum{};
   for (int64_t c = 0; c < z.k; c += kLanes<T>) {
     const Vec<T> shifted = z.at(c) - max;  // +inf - +inf and -inf - -inf are NaN, as they should be
@@ -103,6 +108,8 @@ struct RowFlags {
   bool nan, masked;
 };
 
+constexpr int64_t kRowsAtOnce = 32;
+
 // The first of the largest logits.
 template <class T>
 int64_t find_largest(const LogitsRow<T>& z, T largest) {
@@ -121,40 +128,80 @@ Likeness find_likeness(const LogitsRow<T>& z, const Normalizer<T>& normalizer) {
           confidence(static_cast<float>(normalizer.sum - 1.0))};
 }
 
-// P and L - reference of one row, and h = sum P (L - reference). Where the logit is -inf, both are
-// 0, and the row is `masked`. known: the row's normalizer, or null.
-template <class T>
-RowFlags make_row(const Problem& problem, const Panels<T>& panels, const Reference<T>& reference,
-                  const Normalizer<T>* known, int64_t row, int64_t position, T* scratch, T* p, T* l,
-                  T* h) {
+// P and L - reference of the rows of some positions, at most kRowsAtOnce, and h = sum P (L -
+// reference). Where the logit is -inf, P and L are 0, and the row is `masked`. row_of(position):
+// the row, or -1 where there is none, whose P and L are 0. known: the normalizers of all rows, or
+// null.
+template <class T, class RowOf>
+RowFlags make_rows(const Problem& problem, const Panels<T>& panels, const Reference<T>& reference,
+                   const Normalizer<T>* known, Span positions, RowOf&& row_of, T* scratch, T* p,
+                   T* l, T* h) {
   // Finite logits may lie so far apart that sums of their differences overflow.
   constexpr T kLeast = sizeof(T) == 4 ? T(-1e30) : T(-1e300);
   // Smaller P are 0: they are subnormal, and slow.
   constexpr T kSmallest = sizeof(T) == 4 ? T(1.17549435e-38) : T(2.2250738585072014e-308);
+  typedef typename Simd<T>::I I;
 
-  const LogitsRow<T> z = read_logits(problem, row, scratch);
-  const Normalizer<T> normalizer = known != nullptr ? *known : find_normalizer(z);
-  const double log_sum = std::log(normalizer.sum);
-  const T offset = static_cast<T>(log_sum - reference.log_sum);
-  const T scale = static_cast<T>(1.0 / normalizer.sum);
+  // First what leads to the sums, z - largest and its exponential, in the places of L and P. Then
+  // the logarithms of all sums at once, and the rest.
+  double sum[kRowsAtOnce], log_sum[kRowsAtOnce];
+  for (double& of_row : sum) of_row = 1.0;
+  for (int64_t i = positions.begin; i < positions.end; ++i) {
+    const int64_t row = row_of(i);
+    if (row < 0) continue;
+    const LogitsRow<T> z = read_logits(problem, row, scratch);
+    const T largest = known != nullptr ? known[row].largest : find_largest_logit(z);
+    Vec<T> exponentials{};
+    for_each_vector(panels, i, [&](int64_t at, int64_t column) {
+      const Vec<T> shifted = z.at(column) - largest;
+      const Vec<T> exponential = exp_nonpositive(shifted);
+      exponentials += shifted == shifted ? exponential : shifted;
+      store(l + at, shifted);
+      store(p + at, exponential);
+    });
+    sum[i - positions.begin] = known != nullptr ? known[row].sum : horizontal_sum<T>(exponentials);
+  }
+  for (int64_t r = 0; r < kRowsAtOnce; r += kLanes<double>) {
+    store(log_sum + r, log_from_one(load(sum + r)));
+  }
+  RowFlags flags{false, false};
   const Vec<T> infinite = broadcast(-static_cast<T>(INFINITY));
-  Vec<T> entropy{}, masked{};
-  for_each_vector(panels, position, [&](int64_t at, int64_t column) {
-    const Vec<T> shifted = z.at(column) - normalizer.largest;
-    const auto is_masked = shifted == infinite;
-    Vec<T> log_p = (shifted - load(reference.shifted + column)) - offset;
-    log_p = log_p > kLeast ? log_p : broadcast(kLeast);
-    log_p = is_masked ? Vec<T>{} : log_p;
-    Vec<T> probability = exp_nonpositive(shifted) * scale;
-    probability = probability >= kSmallest ? probability : Vec<T>{};
-    entropy += probability * log_p;
-    store(l + at, log_p);
-    store(p + at, probability);
-    masked += is_masked ? broadcast(T(1)) : Vec<T>{};
-  });
-  h[position] = static_cast<T>(horizontal_sum<T>(entropy));
-  const double padding = static_cast<double>(panels.columns - problem.k);
-  return {log_sum != log_sum, horizontal_sum<T>(masked) > padding};
+  I masked{};
+  int64_t rows = 0;
+  for (int64_t i = positions.begin; i < positions.end; ++i) {
+    if (row_of(i) < 0) {
+      h[i] = 0;
+      for_each_vector(panels, i, [&](int64_t at, int64_t) {
+        store(p + at, Vec<T>{});
+        store(l + at, Vec<T>{});
+      });
+      continue;
+    }
+    const int64_t r = i - positions.begin;
+    const T offset = static_cast<T>(log_sum[r] - reference.log_sum);
+    const T scale = static_cast<T>(1.0 / sum[r]);
+    Vec<T> entropy{};
+    for_each_vector(panels, i, [&](int64_t at, int64_t column) {
+      const Vec<T> shifted = load(l + at);
+      const I is_masked = shifted == infinite;
+      Vec<T> log_p = (shifted - load(reference.shifted + column)) - offset;
+      log_p = log_p > kLeast ? log_p : broadcast(kLeast);
+      log_p = is_masked ? Vec<T>{} : log_p;
+      Vec<T> probability = load(p + at) * scale;
+      probability = probability >= kSmallest ? probability : Vec<T>{};
+      entropy += probability * log_p;
+      store(l + at, log_p);
+      store(p + at, probability);
+      masked -= is_masked;
+    });
+    h[i] = static_cast<T>(horizontal_sum<T>(entropy));
+    flags.nan |= sum[r] != sum[r];
+    ++rows;
+  }
+  int64_t all_masked = 0;
+  for (int64_t lane = 0; lane < kLanes<T>; ++lane) all_masked += masked[lane];
+  flags.masked = all_masked > rows * (panels.columns - problem.k);  // beside the padding
+  return flags;
 }
 
 // For the rows of one block of kColumnBlock positions: packed[column][position], the order in which

@@ -86,9 +86,10 @@ struct Selected {
     }
   };
 
+  // Without `sums`, as of a row without partners.
   template <bool kWeighted>
-  Row<kWeighted> row(int64_t row, T u) const {
-    if (count[row] == 0) return {nullptr, nullptr, 0, 0};
+  Row<kWeighted> row(int64_t row, T u, bool sums) const {
+    if (count[row] == 0 || !sums) return {nullptr, nullptr, 0, 0};
     T weight = total_weight(row);
     if constexpr (kWeighted) weight = u * weight + weighted_weight[row * kLanes<T>];
     return {sum, weighted_sum, weight, u};

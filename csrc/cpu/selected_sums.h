@@ -59,21 +59,6 @@ struct SelectionScratch {
   }
 };
 
-// f(std::integral_constant<int, n>) for the n = 1 .. 4 vectors of a panel.
-template <class F>
-PAIRLOSS_INLINE void for_vectors(int64_t vectors, F&& f) {
-  switch (vectors) {
-    case 1:
-      return f(std::integral_constant<int, 1>());
-    case 2:
-      return f(std::integral_constant<int, 2>());
-    case 3:
-      return f(std::integral_constant<int, 3>());
-    default:
-      return f(std::integral_constant<int, 4>());
-  }
-}
-
 // The bits of a tile (destination rows x words of source rows), sorted by how they are summed.
 template <class T>
 class Selection {

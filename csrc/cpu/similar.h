@@ -47,49 +47,51 @@ struct ClassMeans {
   }
 };
 
+// One panel, of so many vectors, of a class: to = scale sum_j w_j (x_j - origin), in double. w: one
+// vector per row, or null for ones. origin: null for 0.
+template <int kVectors, class T>
+void sum_class(const Panels<T>& rows, const T* x, const T* w, const T* origin, int64_t panel,
+               const int32_t* first, const int32_t* last, double scale, T* to) {
+  constexpr int64_t width = kVectors * kLanes<T>, kStep = kLanes<double>;
+  Vec<double> sum[width / kStep] = {};
+  for (const int32_t* i = first; i < last; ++i) {
+    const T* const x_i = x + rows.at(panel, *i);
+    const double w_i = w != nullptr ? w[*i * kLanes<T>] : 1.0;
+    for (int64_t k = 0; k < width; k += kStep) {
+      Vec<double> term = load_as_double(x_i + k);
+      if (origin != nullptr) term -= load_as_double(origin + k);
+      sum[k / kStep] += term * w_i;
+    }
+  }
+  for (int64_t k = 0; k < width; k += kStep) store_rounded(to + k, sum[k / kStep] * scale);
+}
+
 // One panel of the means of some classes. w and wu: w_j and w_j u_j, one vector per row, or null.
 template <class T>
 void average_classes(const Panels<T>& rows, const T* l, const T* p, const T* w, const T* wu,
                      int64_t panel, Span classes, const ClassMeans<T>& means) {
-  constexpr int64_t kWidth = Panels<T>::kWidth;
-  const int64_t width = rows.width(panel);
   for (int64_t c = classes.begin; c < classes.end; ++c) {
     if (means.size(c) == 0) continue;
     const int32_t *first = means.position + means.begin[c],
                   *last = means.position + means.begin[c + 1];
-    double l_sum[kWidth] = {}, p_sum[kWidth] = {}, weight = 0.0;
-    for (const int32_t* i = first; i < last; ++i) {
-      const T *l_i = l + rows.at(panel, *i), *p_i = p + rows.at(panel, *i);
-      const double w_i = w != nullptr ? w[*i * kLanes<T>] : 1.0;
-      weight += w_i;
-      for (int64_t k = 0; k < width; ++k) {
-        l_sum[k] += w_i * l_i[k];
-        p_sum[k] += w_i * p_i[k];
-      }
-    }
-    const int64_t at = means.panels.at(panel, c);
+    const auto total = [&](const T* weights) {
+      double sum = 0.0;
+      for (const int32_t* i = first; i < last; ++i) sum += weights[*i * kLanes<T>];
+      return sum;
+    };
+    const double weight = w != nullptr ? total(w) : static_cast<double>(last - first);
     const double scale = weight != 0.0 ? 1.0 / weight : 0.0;
-    for (int64_t k = 0; k < width; ++k) {
-      means.l[at + k] = static_cast<T>(l_sum[k] * scale);
-      means.p[at + k] = static_cast<T>(p_sum[k] * scale);
-    }
-    if (panel == 0) means.weight[c] = static_cast<T>(weight);
-    if (wu == nullptr) continue;
-    double weighted_l[kWidth] = {}, weighted_p[kWidth] = {}, weighted_weight = 0.0;
-    for (const int32_t* i = first; i < last; ++i) {
-      const T *l_i = l + rows.at(panel, *i), *p_i = p + rows.at(panel, *i);
-      const double u_i = wu[*i * kLanes<T>];
-      weighted_weight += u_i;
-      for (int64_t k = 0; k < width; ++k) {
-        weighted_l[k] += u_i * (l_i[k] - means.l[at + k]);
-        weighted_p[k] += u_i * (p_i[k] - means.p[at + k]);
-      }
-    }
-    for (int64_t k = 0; k < width; ++k) {
-      means.weighted_l[at + k] = static_cast<T>(weighted_l[k]);
-      means.weighted_p[at + k] = static_cast<T>(weighted_p[k]);
-    }
-    if (panel == 0) means.weighted_weight[c] = static_cast<T>(weighted_weight);
+    const int64_t at = means.panels.at(panel, c);
+    for_vectors(rows.width(panel) / kLanes<T>, [&](auto n) {
+      sum_class<n, T>(rows, l, w, nullptr, panel, first, last, scale, means.l + at);
+      sum_class<n, T>(rows, p, w, nullptr, panel, first, last, scale, means.p + at);
+      if (wu == nullptr) return;
+      sum_class<n, T>(rows, l, wu, means.l + at, panel, first, last, 1.0, means.weighted_l + at);
+      sum_class<n, T>(rows, p, wu, means.p + at, panel, first, last, 1.0, means.weighted_p + at);
+    });
+    if (panel > 0) continue;
+    means.weight[c] = static_cast<T>(weight);
+    if (wu != nullptr) means.weighted_weight[c] = static_cast<T>(total(wu));
   }
 }
 

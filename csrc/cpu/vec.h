@@ -94,6 +94,29 @@ PAIRLOSS_INLINE void store_first(T* to, int64_t count, Vec<T> v) {
 #endif
 }
 
+// kLanes<double> numbers, in double.
+template <class T>
+PAIRLOSS_INLINE Vec<double> load_as_double(const T* from) {
+  if constexpr (sizeof(T) == 8) {
+    return load(from);
+  } else {
+#if PAIRLOSS_VECTOR_BYTES == 64
+    return (Vec<double>)_mm512_cvtps_pd(_mm256_loadu_ps(from));
+#elif PAIRLOSS_VECTOR_BYTES == 32
+    return (Vec<double>)_mm256_cvtps_pd(_mm_loadu_ps(from));
+#else
+    Vec<double> v;
+    for (int64_t l = 0; l < kLanes<double>; ++l) v[l] = from[l];
+    return v;
+#endif
+  }
+}
+
+template <class T>
+PAIRLOSS_INLINE void store_rounded(T* to, Vec<double> v) {
+  for (int64_t l = 0; l < kLanes<double>; ++l) to[l] = static_cast<T>(v[l]);
+}
+
 // Bit l is set where a[l] > b[l].
 PAIRLOSS_INLINE uint32_t greater_mask(Vec<float> a, Vec<float> b) {
 #if PAIRLOSS_VECTOR_BYTES == 64
@@ -197,6 +220,27 @@ PAIRLOSS_INLINE Vec<double> exp_nonpositive(Vec<double> x) {
   Vec<double> y;
   for (int64_t l = 0; l < kLanes<double>; ++l) y[l] = x[l] > -708.0 ? __builtin_exp(x[l]) : 0.0;
   return y;
+}
+
+// log(x) for finite x >= 1; NaN is kept. 1 ulp, by the polynomial of fdlibm (e_log.c) on
+// x / 2^n in [sqrt(1/2), sqrt(2)].
+PAIRLOSS_INLINE Vec<double> log_from_one(Vec<double> x) {
+  typedef typename Simd<double>::I I;
+  constexpr int64_t kRootOfHalf = 0x3fe6a09e667f3bcd;
+  const I n = ((I)x - kRootOfHalf) >> 52;
+  const Vec<double> f = (Vec<double>)((I)x - (n << 52)) - 1.0;
+  const Vec<double> s = f / (f + 2.0), z = s * s, half = f * f * 0.5;
+  Vec<double> r = broadcast(1.479819860511658591e-01);
+  r = r * z + 1.531383769920937332e-01;
+  r = r * z + 1.818357216161805012e-01;
+  r = r * z + 2.222219843214978396e-01;
+  r = r * z + 2.857142874366239149e-01;
+  r = r * z + 3.999999999940941908e-01;
+  r = r * z + 6.666666666666735130e-01;
+  const Vec<double> e = __builtin_convertvector(n, Vec<double>);
+  const Vec<double> low = s * (half + r * z) + e * 1.90821492927058770002e-10;
+  const Vec<double> y = e * 6.93147180369123816490e-01 - ((half - low) - f);
+  return x == x ? y : x;
 }
 
 }  // namespace pairloss::cpu::PAIRLOSS_ISA

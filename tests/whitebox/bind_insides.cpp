@@ -123,6 +123,12 @@ Array<T> exponential(int64_t capability, const Array<T>& x) {
   return y;
 }
 
+Array<double> logarithm(int64_t capability, const Array<double>& x) {
+  Array<double> y = zeros<double>({x.size()});
+  insides(capability).logarithm(x.data(), x.size(), y.mutable_data());
+  return y;
+}
+
 Array<float> widen(void (*convert)(const uint16_t*, int64_t, float*), const Array<uint16_t>& x) {
   Array<float> y = zeros<float>({x.size()});
   convert(x.data(), x.size(), y.mutable_data());
@@ -182,6 +188,7 @@ void bind_insides(pybind11::module_& m) {
   m.def("add_selected", &add_selected<double>, arg(), arg().noconvert(), arg(), arg(), arg());
   m.def("exponential", &exponential<float>, arg(), arg().noconvert());
   m.def("exponential", &exponential<double>, arg(), arg().noconvert());
+  m.def("logarithm", &logarithm);
   m.def("half_to_float", [](int64_t capability, const Array<uint16_t>& x) {
     return widen(insides(capability).half_to_float, x);
   });

@@ -54,6 +54,7 @@ struct Insides {
   void (*keep_dissimilar)(const int32_t* ids, int64_t n, uint32_t* bits);
   // bits of the negative entries, and of the positive ones, of similarity (n, n), n <= 512.
   void (*split_similarity)(const int8_t* similarity, int64_t n, uint32_t* bits, uint32_t* similar);
+  void (*logarithm)(const double* x, int64_t n, double* y);  // of x >= 1
 };
 
 // Namespaces of their own, beside those of the library's kernels.

@@ -7,15 +7,24 @@
 namespace pairloss::cpu::PAIRLOSS_ISA {
 namespace {
 
-template <class T>
-void exponential(const T* x, int64_t n, T* y) {
+template <class T, class F>
+void for_vectors_of(const T* x, int64_t n, T* y, F&& f) {
   for (int64_t i = 0; i < n; i += kLanes<T>) {
     const int64_t size = (n - i < kLanes<T> ? n - i : kLanes<T>)*sizeof(T);
-    Vec<T> v{};
+    Vec<T> v = broadcast(T(1));
     __builtin_memcpy(&v, x + i, size);
-    v = exp_nonpositive(v);
+    v = f(v);
     __builtin_memcpy(y + i, &v, size);
   }
+}
+
+template <class T>
+void exponential(const T* x, int64_t n, T* y) {
+  for_vectors_of(x, n, y, [](Vec<T> v) { return exp_nonpositive(v); });
+}
+
+void logarithm(const double* x, int64_t n, double* y) {
+  for_vectors_of(x, n, y, [](Vec<double> v) { return log_from_one(v); });
 }
 
 template <class T>
@@ -64,8 +73,9 @@ struct Made {
     for (int64_t i = 0; i < panels.rows; ++i) h[i] = 0, id[i] = -1;
     for (int64_t i = 0; i < n; ++i) {
       id[i] = problem.levels[0].id.data()[row[i]];
-      const RowFlags flags =
-          make_row<T>(problem, panels, reference, nullptr, row[i], i, z, p, l, h);
+      const RowFlags flags = make_rows<T>(
+          problem, panels, reference, nullptr, {i, i + 1}, [&](int64_t at) { return row[at]; }, z,
+          p, l, h);
       if (nan != nullptr) nan[i] = flags.nan;
       if (masked != nullptr) masked[i] = flags.masked;
     }
@@ -282,7 +292,7 @@ constexpr InsidesOf<T> insides_of() {
 
 }  // namespace
 
-const Insides insides{insides_of<float>(), insides_of<double>(), halves,          bfloat16s,
-                      transpose_bits,      keep_dissimilar,      split_similarity};
+const Insides insides{insides_of<float>(), insides_of<double>(), halves,           bfloat16s,
+                      transpose_bits,      keep_dissimilar,      split_similarity, logarithm};
 
 }  // namespace pairloss::cpu::PAIRLOSS_ISA

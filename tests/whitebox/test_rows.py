@@ -1,4 +1,4 @@
-"""Exponentials, half precision, and the rows that pairs are made of: P, log P, their means."""
+"""Exponentials, logarithms, half precision, and the rows that pairs are made of: P, log P, their means."""
 
 from __future__ import annotations
 
@@ -40,6 +40,21 @@ def test_exponential_far_below(whitebox: ModuleType, isa: int, dtype: type) -> N
     if dtype == np.float64:
         x = np.array([-709, -745, -800, -1e4, -1e300, -1.7e308, -INF])
     assert (whitebox.exponential(isa, x) == 0).all()
+
+
+# ---- log ---------------------------------------------------------------------------------------
+
+
+def test_logarithm(whitebox: ModuleType, isa: int) -> None:
+    """Within an ulp, or two where the logarithm is next to nothing."""
+    dense = np.linspace(1, 5000, 1_000_001)
+    # Beside 1, the powers of 2, and where the exponent is rounded up.
+    steps = 2.0 ** (np.arange(120) / 2)
+    near = [steps * (1 + d * 2.0**-52) for d in range(-3, 4)]
+    x = np.concatenate([dense, 1 + np.logspace(-16, 0, 100_000), *near, [1.7e308]])
+    x = x[x >= 1]
+    np.testing.assert_array_max_ulp(whitebox.logarithm(isa, x), np.log(x), 2)
+    assert np.isnan(whitebox.logarithm(isa, np.array([NAN, 1.0]))).tolist() == [True, False]
 
 
 # ---- Half precision ----------------------------------------------------------------------------
