@@ -278,6 +278,9 @@ def check_options(
         balanced,
         PRECISIONS[precision],
     )
+    changed = len(codes)
+    while changed > 0 and codes[changed - 1] == DEFAULT_CODES[changed - 1]:
+        changed -= 1
     return Options(
         margin,
         gradient,
@@ -288,7 +291,7 @@ def check_options(
         balanced,
         precision,
         codes,
-        codes[: max((i + 1 for i in range(8) if codes[i] != DEFAULT_CODES[i]), default=0)],
+        codes[:changed],
     )
 
 
