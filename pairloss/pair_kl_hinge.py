@@ -169,17 +169,17 @@ def pair_kl_hinge_loss(
         balance,
         precision,
     )
-    plain = (
+    if (
         ref_logits is None
         and ref_labels is None
         and sample_weights is None
         and ref_sample_weights is None
         and level_weights is None
-        and not return_stats
         and impl in ("auto", "fused")
-    )
-    if plain and (loss := _ops.pair_kl_hinge_of_labels(logits, labels, options)) is not None:
-        return loss
+    ):
+        result = _ops.pair_kl_hinge_of_labels(logits, labels, options, return_stats)
+        if result is not None:
+            return _returned(*result, labels.dim() == 2)
     inputs = check_inputs(
         logits,
         labels,
@@ -233,7 +233,13 @@ def _evaluate(
     if wants_reference(impl, inputs.logits):
         return reference.evaluate(inputs, options, return_stats)
     loss, stats = _ops.pair_kl_hinge(inputs, options)
-    return (loss, PairStats.of(stats, levels=inputs.has_levels)) if return_stats else loss
+    return _returned(loss, stats if return_stats else None, inputs.has_levels)
+
+
+def _returned(
+    loss: Tensor, stats: Tensor | None, levels: bool
+) -> Tensor | tuple[Tensor, PairStats]:
+    return loss if stats is None else (loss, PairStats.of(stats, levels))
 
 
 class PairKLHingeLoss(nn.Module):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from typing import Any
 
 import pytest
@@ -48,32 +49,40 @@ def in_cpp(loss: Tensor) -> bool:
     return "PairKLHinge" in loss.grad_fn.name()
 
 
+def everything_of(logits: Tensor, labels: Tensor, upstream: float, **options: Any) -> list[Tensor]:
+    """Loss, statistics and gradient; the loss by itself; the value without a gradient."""
+    loss, stats = pair_kl_hinge_loss(logits, labels, **options, return_stats=True)
+    (grad,) = torch.autograd.grad(loss, logits, torch.full_like(loss, upstream))
+    alone = pair_kl_hinge_loss(logits, labels, **options)
+    assert in_cpp(loss) == in_cpp(alone)
+    value, more = pair_kl_hinge_loss(logits.detach(), labels, **options, return_stats=True)
+    return [loss, *stats, grad, alone, value, *more]
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("upstream", [1.0, -2.5])
+@pytest.mark.parametrize("levels", [False, True])
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_both_nodes_give_the_same_bits(
     options: dict[str, Any],
+    levels: bool,
     upstream: float,
     dtype: torch.dtype,
     device: torch.device,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     logits, labels = cases.make(BATCH._replace(dtype=dtype)).to(device)
-    loss = pair_kl_hinge_loss(logits, labels, **options)
-    assert in_cpp(loss)
-    # The statistics are what the general way alone has.
-    expected, _ = pair_kl_hinge_loss(logits, labels, **options, return_stats=True)
-    assert not in_cpp(expected)
-    assert torch.equal(loss, expected)
-    grad, wanted = (
-        torch.autograd.grad(value, logits, torch.full_like(value, upstream))[0]
-        for value in (loss, expected)
-    )
-    assert grad.dtype == dtype
-    assert torch.equal(grad, wanted)
-    # Without a gradient the last bit may be another.
-    value = pair_kl_hinge_loss(logits.detach(), labels, **options)
-    expected, _ = pair_kl_hinge_loss(logits.detach(), labels, **options, return_stats=True)
-    assert torch.equal(value, expected)
+    if levels:
+        labels = torch.stack([labels, labels.clamp(max=2)], dim=1)
+    in_one = everything_of(logits, labels, upstream, **options)
+    assert in_cpp(in_one[0])
+    monkeypatch.setattr(sys.modules["pairloss._ops.pair_kl_hinge"], "_of_labels", None)
+    in_other = everything_of(logits, labels, upstream, **options)
+    assert not in_cpp(in_other[0])
+    for one, other in zip(in_one, in_other, strict=True):
+        assert one.shape == other.shape
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other)
 
 
 def test_calls_with_more_than_a_batch_and_its_labels(device: torch.device) -> None:
@@ -82,7 +91,6 @@ def test_calls_with_more_than_a_batch_and_its_labels(device: torch.device) -> No
     weights = torch.ones(len(labels), device=device)
     more: tuple[dict[str, Any], ...] = (
         {"labels": labels.int()},
-        {"labels": labels[:, None]},
         {"labels": labels, "reduction": "none"},
         {"labels": labels, "sample_weights": weights},
         {"labels": labels, "level_weights": [1.0]},
@@ -99,7 +107,9 @@ def test_the_operator_declines_what_it_does_not_take(device: torch.device) -> No
     """Which never reaches a kernel: the checks behind it say what is wrong."""
     logits, labels = (x.detach() for x in cases.make(BATCH).to(device))
     operator = torch.ops.pairloss.pair_kl_hinge_of_labels.default
-    assert operator(logits, labels, *DEFAULT_CODES) is not None
+    loss, stats = operator(logits, labels, *DEFAULT_CODES, with_stats=True)
+    assert loss > 0
+    assert stats.shape == (5, 1)
     rows = len(labels)
     for bad_logits, bad_labels in (
         (logits[0], labels),
@@ -108,17 +118,19 @@ def test_the_operator_declines_what_it_does_not_take(device: torch.device) -> No
         (logits.to(torch.complex64), labels),
         (logits.to(torch.float8_e5m2), labels),
         (logits, labels[: rows - 1]),
-        (logits, labels[:, None]),
+        (logits, labels[: rows - 1, None]),
+        (logits, labels[:, None, None]),
+        (logits, labels[:, None][:, :0]),
         (logits, labels.to(torch.int32)),
         (logits, labels.to("meta")),
     ):
-        assert operator(bad_logits, bad_labels, *DEFAULT_CODES) is None
-    assert operator(logits, labels, reduction=0) is None  # "none"
+        assert operator(bad_logits, bad_labels, *DEFAULT_CODES) == (None, None)
+    assert operator(logits, labels, reduction=0) == (None, None)  # "none"
 
 
 def test_the_operator_has_the_defaults_of_the_function() -> None:
     schema = torch.ops.pairloss.pair_kl_hinge_of_labels.default._schema
-    assert tuple(argument.default_value for argument in schema.arguments[2:]) == DEFAULT_CODES
+    assert tuple(argument.default_value for argument in schema.arguments[2:10]) == DEFAULT_CODES
     defaults = inspect.signature(pair_kl_hinge_loss).parameters
     names = inspect.signature(check_options).parameters
     options = check_options(*(defaults[name].default for name in names))
@@ -131,6 +143,7 @@ def test_opcheck(device: torch.device) -> None:
     torch.library.opcheck(
         torch.ops.pairloss.pair_kl_hinge_of_labels.default,
         (logits, labels, *DEFAULT_CODES),
+        {"with_stats": True},
     )
 
 

@@ -12,6 +12,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include <tuple>
 #include <utility>
 
 namespace pairloss {
@@ -21,7 +22,7 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// The arguments but for the logits, which alone have a gradient.
+// All arguments but the logits, which alone have a gradient.
 struct Arguments {
   const Tensor& labels;
   double margin;
@@ -32,7 +33,7 @@ struct Arguments {
 };
 
 struct Evaluation {
-  Tensor loss, grad;
+  Tensor loss, stats, grad;
 };
 
 // The general operator (see csrc/schema.cpp), which has all kernels.
@@ -50,7 +51,8 @@ Evaluation evaluate(const Tensor& logits, const Arguments& arguments, bool with_
   torch::jit::push(stack, with_grad, /*with_ref_grad=*/false);
   const at::AutoDispatchBelowAutograd guard;
   general.callBoxed(stack);
-  return {std::move(stack[0]).toTensor(), std::move(stack[2]).toTensor()};  // 1: statistics
+  return {std::move(stack[0]).toTensor(), std::move(stack[1]).toTensor(),
+          std::move(stack[2]).toTensor()};
 }
 
 // The identity of a gradient, connected to what it was computed from: there is no second
@@ -76,9 +78,11 @@ bool is_one(const Tensor& grad_loss) {
 }
 
 struct PairKLHinge : torch::autograd::Function<PairKLHinge> {
-  static Tensor forward(AutogradContext* context, const Tensor& logits,
-                        const Arguments& arguments) {
+  // The statistics go around autograd, which would take time to find that they have no gradient.
+  static Tensor forward(AutogradContext* context, const Tensor& logits, const Arguments& arguments,
+                        Tensor* stats) {
     Evaluation result = evaluate(logits, arguments, /*with_grad=*/true);
+    *stats = std::move(result.stats);
     context->set_materialize_grads(false);
     // Also the logits, so that a second derivative fails.
     context->save_for_backward({logits, std::move(result.grad)});
@@ -87,7 +91,7 @@ struct PairKLHinge : torch::autograd::Function<PairKLHinge> {
 
   static variable_list backward(AutogradContext* context, const variable_list& grad_losses) {
     const Tensor& grad_loss = grad_losses[0];
-    if (!grad_loss.defined()) return {Tensor(), Tensor()};
+    if (!grad_loss.defined()) return {Tensor(), Tensor(), Tensor()};
     const variable_list saved = context->get_saved_variables();
     const Tensor& logits = saved[0];
     Tensor grad = saved[1];
@@ -95,7 +99,7 @@ struct PairKLHinge : torch::autograd::Function<PairKLHinge> {
     // below float16's range long before a loss scaler's factor comes in; then autograd casts it.
     if (!is_one(grad_loss)) grad = grad * grad_loss;
     if (at::GradMode::is_enabled()) grad = NoSecondDerivative::apply(grad, logits);  // create_graph
-    return {grad, Tensor()};
+    return {grad, Tensor(), Tensor()};
   }
 };
 
@@ -103,23 +107,32 @@ bool is_supported(at::ScalarType type) {
   return type == at::kFloat || type == at::kDouble || type == at::kHalf || type == at::kBFloat16;
 }
 
-// An undefined tensor, in Python None, for what the general way is for, which also says what is
-// wrong with an argument. (Not an optional tensor: torch.jit.trace has no output of that type.)
-Tensor pair_kl_hinge_of_labels(const Tensor& logits, const Tensor& labels, double margin,
-                               int64_t gradient, int64_t reduction, int64_t ignore_index,
-                               double similar_weight, double dissimilar_weight, bool balance,
-                               int64_t precision) {
+// Undefined tensors, in Python None, for what the general way is for, which also says what is wrong
+// with an argument. (Not optional tensors: torch.jit.trace has no outputs of that type.) So are the
+// statistics, unless they are asked for.
+std::tuple<Tensor, Tensor> pair_kl_hinge_of_labels(const Tensor& logits, const Tensor& labels,
+                                                   double margin, int64_t gradient,
+                                                   int64_t reduction, int64_t ignore_index,
+                                                   double similar_weight, double dissimilar_weight,
+                                                   bool balance, int64_t precision,
+                                                   bool with_stats) {
+  const bool has_levels = labels.dim() == 2 && labels.size(1) > 0;
   const bool taken = logits.dim() == 2 && logits.size(1) > 0 &&
-                     is_supported(logits.scalar_type()) && labels.dim() == 1 &&
+                     is_supported(logits.scalar_type()) && (labels.dim() == 1 || has_levels) &&
                      labels.scalar_type() == at::kLong && labels.size(0) == logits.size(0) &&
                      labels.device() == logits.device() && reduction != 0;
-  if (!taken) return Tensor();
+  if (!taken) return {};
   const Arguments arguments{labels,       margin,         gradient,          reduction,
                             ignore_index, similar_weight, dissimilar_weight, balance,
                             precision};
-  if (at::GradMode::is_enabled() && logits.requires_grad())
-    return PairKLHinge::apply(logits, arguments);
-  return evaluate(logits, arguments, /*with_grad=*/false).loss;
+  Tensor loss, stats;
+  if (at::GradMode::is_enabled() && logits.requires_grad()) {
+    loss = PairKLHinge::apply(logits, arguments, &stats);
+  } else {
+    Evaluation result = evaluate(logits, arguments, /*with_grad=*/false);
+    loss = std::move(result.loss), stats = std::move(result.stats);
+  }
+  return {std::move(loss), with_stats ? std::move(stats) : Tensor()};
 }
 
 }  // namespace
@@ -131,6 +144,7 @@ TORCH_LIBRARY_FRAGMENT(pairloss, m) {
   m.def(
       "pair_kl_hinge_of_labels(Tensor logits, Tensor labels, float margin=2.0, int gradient=0, "
       "int reduction=1, int ignore_index=-100, float similar_weight=1.0, "
-      "float dissimilar_weight=1.0, bool balance=False, int precision=0) -> Tensor",
+      "float dissimilar_weight=1.0, bool balance=False, int precision=0, *, "
+      "bool with_stats=False) -> (Tensor loss, Tensor stats)",
       &pairloss::pair_kl_hinge_of_labels);
 }

@@ -45,8 +45,10 @@ def pair_kl_hinge(inputs: Inputs, options: Options) -> tuple[Tensor, Tensor]:
     return loss, stats[0]
 
 
-def pair_kl_hinge_of_labels(logits: Tensor, labels: Tensor, options: Options) -> Tensor | None:
-    """The loss by csrc/autograd/, or None where that is not for: a shortcut, before any check.
+def pair_kl_hinge_of_labels(
+    logits: Tensor, labels: Tensor, options: Options, with_stats: bool
+) -> tuple[Tensor, Tensor | None] | None:
+    """The same by csrc/autograd/, or None where that is not for: a shortcut, before any check.
 
     Between it and :func:`pair_kl_hinge` there are 20 us per training step.
     """
@@ -59,8 +61,11 @@ def pair_kl_hinge_of_labels(logits: Tensor, labels: Tensor, options: Options) ->
         or _is_transformed()
     ):
         return None
-    loss: Tensor | None = _of_labels(logits, labels, *options.changed_codes)
-    return loss
+    if with_stats:
+        result = _of_labels(logits, labels, *options.changed_codes, with_stats=True)
+    else:
+        result = _of_labels(logits, labels, *options.changed_codes)
+    return None if result[0] is None else result
 
 
 def _is_transformed() -> bool:
