@@ -480,13 +480,18 @@ struct PartsAbreast {
 // Three parts of 32 source rows x 16 columns as B-tiles, `stride` elements apart.
 PAIRLOSS_INLINE void split_source(const float* source, int64_t width, uint16_t* to,
                                   int64_t stride) {
-  for (int64_t pair = 0; pair < 16; ++pair) {
+  const __m512i number = _mm512_load_si512(kNumbers.of);
+  // Unit 16 i + j goes to 2 j + i.
+  const __m512i from =
+      _mm512_or_si512(_mm512_srli_epi16(number, 1),
+                      _mm512_slli_epi16(_mm512_and_si512(number, _mm512_set1_epi16(1)), 4));
+  for (int64_t pair = 0; pair < 16; ++pair, to += 32) {
     __m512 even = load(source + 2 * pair * width), odd = load(source + (2 * pair + 1) * width);
     for (int64_t part = 0; part < 3; ++part) {
-      const __m512 even_part = round_to_bfloat16(even), odd_part = round_to_bfloat16(odd);
-      _mm512_storeu_si512(to + part * stride + pair * 32, interleave(even_part, odd_part));
-      even -= even_part;
-      odd -= odd_part;
+      const __m512i units = _mm512_permutexvar_epi16(from, (__m512i)_mm512_cvtne2ps_pbh(odd, even));
+      _mm512_storeu_si512(to + part * stride, units);
+      even -= (__m512)_mm512_slli_epi32(units, 16);
+      odd -= (__m512)_mm512_and_si512(units, _mm512_set1_epi32(static_cast<int>(0xffff0000)));
     }
   }
 }

@@ -37,7 +37,7 @@ struct LogitsRow {
 
 // Row `row` of the batch, then of the reference set: where it is, if it is of T, else in scratch.
 template <class T>
-LogitsRow<T> read_logits(const Problem& problem, int64_t row, T* scratch) {
+PAIRLOSS_INLINE LogitsRow<T> read_logits(const Problem& problem, int64_t row, T* scratch) {
   constexpr Element kSame = sizeof(T) == 4 ? Element::float32 : Element::float64;
   const int64_t batch = problem.sides[0].n, k = problem.k;
   const void* const logits = problem.sides[row < batch ? 0 : 1].logits;

@@ -27,13 +27,11 @@ struct Selected {
     weighted_weight = weighted ? arena.take<T>(panels.rows * kLanes<T>) : nullptr;
   }
 
-  // A row without partners has no sums: its memory is never touched.
+  // A row without partners has no sums.
   void clear(const Panels<T>& panels, int64_t row, bool sums) const {
-    if (sums) {
-      for_each_vector(panels, row, [&](int64_t at, int64_t) {
-        store(sum + at, Vec<T>{});
-        if (weighted_sum != nullptr) store(weighted_sum + at, Vec<T>{});
-      });
+    for (T* const x : {sum, weighted_sum}) {
+      if (x == nullptr || !sums) continue;
+      for_each_vector(panels, row, [x](int64_t at, int64_t) { store(x + at, Vec<T>{}); });
     }
     if (weight != nullptr) store(weight + row * kLanes<T>, Vec<T>{});
     if (weighted_weight != nullptr) store(weighted_weight + row * kLanes<T>, Vec<T>{});

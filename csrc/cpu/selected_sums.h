@@ -32,6 +32,9 @@ constexpr int64_t listed_bits(int64_t vectors) {
   return bits > 0 ? bits : 0;
 }
 
+// The other ways begin with work on every row of the source, which so few rows do not repay.
+constexpr int64_t kFewRows = 32;
+
 template <class T>
 struct SelectionScratch {
   BitLists lists, missing;               // set bits, and missing ones of nearly full words
@@ -44,7 +47,8 @@ struct SelectionScratch {
 #endif
 
   void lay_out(Arena& arena, int64_t tile) {
-    const int64_t words = tile / 32, listed = words * words * kListedBits;
+    const int64_t words = tile / 32;
+    const int64_t listed = std::max(words * words * kListedBits, kFewRows * tile);
     lists.lay_out(arena, tile, listed);
     missing.lay_out(arena, tile, listed);
     plus_totals = arena.take<uint32_t>(tile);
@@ -71,7 +75,7 @@ class Selection {
       : bits_(bits),
         words_(words),
         rows_(rows),
-        listed_(listed_bits(columns / kLanes<T>)),
+        listed_(rows <= kFewRows ? kFewRows * 32 : listed_bits(columns / kLanes<T>)),
         scratch_(scratch) {
     int64_t full_rows[kLargestTile / 32] = {};
     for (int64_t group = 0; group * 32 < rows; ++group) {

@@ -57,12 +57,14 @@ void sum_class(const Panels<T>& rows, const T* x, const T* w, const T* origin, i
   for (const int32_t* i = first; i < last; ++i) {
     const T* const x_i = x + rows.at(panel, *i);
     const double w_i = w != nullptr ? w[*i * kLanes<T>] : 1.0;
+#pragma GCC unroll 8
     for (int64_t k = 0; k < width; k += kStep) {
       Vec<double> term = load_as_double(x_i + k);
       if (origin != nullptr) term -= load_as_double(origin + k);
       sum[k / kStep] += term * w_i;
     }
   }
+#pragma GCC unroll 8
   for (int64_t k = 0; k < width; k += kStep) store_rounded(to + k, sum[k / kStep] * scale);
 }
 
