@@ -177,9 +177,9 @@ def pair_kl_hinge_loss(
         and level_weights is None
         and impl in ("auto", "fused")
     ):
-        result = _ops.pair_kl_hinge_of_labels(logits, labels, options, return_stats)
-        if result is not None:
-            return _returned(*result, labels.dim() == 2)
+        loss, stats = _ops.pair_kl_hinge_of_labels(logits, labels, options, return_stats)
+        if loss is not None:
+            return loss if stats is None else (loss, PairStats.of(stats, levels=labels.dim() == 2))
     inputs = check_inputs(
         logits,
         labels,
@@ -233,13 +233,7 @@ def _evaluate(
     if wants_reference(impl, inputs.logits):
         return reference.evaluate(inputs, options, return_stats)
     loss, stats = _ops.pair_kl_hinge(inputs, options)
-    return _returned(loss, stats if return_stats else None, inputs.has_levels)
-
-
-def _returned(
-    loss: Tensor, stats: Tensor | None, levels: bool
-) -> Tensor | tuple[Tensor, PairStats]:
-    return loss if stats is None else (loss, PairStats.of(stats, levels))
+    return (loss, PairStats.of(stats, levels=inputs.has_levels)) if return_stats else loss
 
 
 class PairKLHingeLoss(nn.Module):

@@ -47,10 +47,10 @@ def pair_kl_hinge(inputs: Inputs, options: Options) -> tuple[Tensor, Tensor]:
 
 def pair_kl_hinge_of_labels(
     logits: Tensor, labels: Tensor, options: Options, with_stats: bool
-) -> tuple[Tensor, Tensor | None] | None:
-    """The same by csrc/autograd/, or None where that is not for: a shortcut, before any check.
+) -> tuple[Tensor | None, Tensor | None]:
+    """The same by csrc/autograd/: a shortcut, taken before any check, that saves 20 us per step.
 
-    Between it and :func:`pair_kl_hinge` there are 20 us per training step.
+    None for what that library does not take; the statistics also if they are not asked for.
     """
     if (
         _of_labels is None
@@ -60,12 +60,10 @@ def pair_kl_hinge_of_labels(
         or torch.compiler.is_compiling()
         or _is_transformed()
     ):
-        return None
+        return None, None
     if with_stats:
-        result = _of_labels(logits, labels, *options.changed_codes, with_stats=True)
-    else:
-        result = _of_labels(logits, labels, *options.changed_codes)
-    return None if result[0] is None else result
+        return _of_labels(logits, labels, *options.changed_codes, with_stats=True)
+    return _of_labels(logits, labels, *options.changed_codes)
 
 
 def _is_transformed() -> bool:
