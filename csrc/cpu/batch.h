@@ -202,38 +202,48 @@ Health make_rows(Batch<T>& batch, Tiles& tiles, RowFlags& flags) {
                 batch.scratch[0].z);
   tiles.set_rows(batch.p, batch.l, batch.h, reference);
   std::atomic<bool> nan{false}, masked{false};
+  // Longer rows would have left the cache by their next step.
+  const int64_t rows_at_once = batch.panels.columns < 1024 ? kRowsAtOnce : 4;
   for_each_task(batch.workers, batch.padded_rows / kRowsAtOnce, [&](int64_t worker, int64_t task) {
     const Span positions{task * kRowsAtOnce, (task + 1) * kRowsAtOnce};
-    const RowFlags of_rows = make_rows(
-        problem, batch.panels, reference, batch.order.normalizers(), positions,
-        [&](int64_t i) { return batch.is_row(i) ? batch.row[i] : -1; }, batch.scratch[worker].z,
-        batch.p, batch.l, batch.h);
-    if (of_rows.nan) nan.store(true, std::memory_order_relaxed);
-    if (of_rows.masked) masked.store(true, std::memory_order_relaxed);
-    for (int64_t i = positions.begin; i < positions.end; ++i) set_labels(batch, i);
+    for (int64_t i = positions.begin; i < positions.end; i += rows_at_once) {
+      const RowFlags of_rows = make_rows(
+          problem, batch.panels, reference, batch.order.normalizers(), {i, i + rows_at_once},
+          [&](int64_t at) { return batch.is_row(at) ? batch.row[at] : -1; },
+          batch.scratch[worker].z, batch.p, batch.l, batch.h);
+      if (of_rows.nan) nan.store(true, std::memory_order_relaxed);
+      if (of_rows.masked) masked.store(true, std::memory_order_relaxed);
+    }
+    set_labels(batch, positions);
     if (batch.has_scores()) tiles.pack(positions.begin);
   });
   flags = {nan.load(), masked.load()};
   return flags.nan ? Health::nan : Health::fine;
 }
 
-// The classes and the sample weight of one position.
+// The classes and the sample weights of some positions.
 template <class T>
-void set_labels(const Batch<T>& batch, int64_t position) {
+void set_labels(const Batch<T>& batch, Span positions) {
   const Problem& problem = batch.problem;
-  const int64_t row = batch.is_row(position) ? batch.row[position] : -1;
   for (int64_t g = 0; g < problem.level_count; ++g) {
-    batch.levels[g].id[position] = row < 0 ? -1 : problem.levels[g].id.data()[row];
+    const int32_t* const of_rows = problem.levels[g].id.data();
+    int32_t* const id = batch.levels[g].id;
+    for (int64_t i = positions.begin; i < positions.end; ++i) {
+      id[i] = batch.is_row(i) ? of_rows[batch.row[i]] : -1;
+    }
   }
   if (batch.weight == nullptr) return;
   const int64_t n = problem.sides[0].n;
-  T weight = row < 0 ? T(0) : T(1);
-  if (row >= 0) {
-    const Side& side = problem.sides[row < n ? 0 : 1];
-    const T* const weights = static_cast<const T*>(side.sample_weights);
-    if (weights != nullptr) weight = weights[row < n ? row : row - n];
+  for (int64_t i = positions.begin; i < positions.end; ++i) {
+    T weight = 0;
+    if (batch.is_row(i)) {
+      const int64_t row = batch.row[i];
+      const Side& side = problem.sides[row < n ? 0 : 1];
+      const T* const weights = static_cast<const T*>(side.sample_weights);
+      weight = weights != nullptr ? weights[row < n ? row : row - n] : T(1);
+    }
+    store(batch.weight + i * kLanes<T>, broadcast(weight));
   }
-  store(batch.weight + position * kLanes<T>, broadcast(weight));
 }
 
 // After the ids are there.

@@ -385,7 +385,7 @@ class Differentiation {
 
   // Each step of a row waits for a sum over its columns: so several rows take it one after the
   // other.
-  static constexpr int64_t kRowsAbreast = 8;
+  static constexpr int64_t kRowsAbreast = 16;
 
   template <bool kWeighted, bool kSecondOnly>
   void finish_rows(int64_t first) const {
