@@ -180,7 +180,7 @@ def test_runs_on_the_device_of_the_logits() -> None:
         assert_close(ours, plain.cpu().numpy(), 1e-6)
 
 
-@pytest.mark.parametrize(("rows", "columns", "megabytes"), [(50_000, 10, 200), (131_072, 34, 500)])
+@pytest.mark.parametrize(("rows", "columns", "megabytes"), [(50_000, 10, 330), (131_072, 34, 560)])
 def test_memory_is_linear_in_the_rows(rows: int, columns: int, megabytes: int) -> None:
     logits, labels = make(rows, columns)
     torch.cuda.synchronize()
