@@ -101,6 +101,11 @@ class Recipe:
         "of the pair loss; pairs: similar and dissimilar pairs weigh one half each",
         choices=("none", "pairs"),
     )
+    precision: str = option(
+        "fp32",
+        "of the pair loss, on a GPU's tensor cores: the least accuracy that will do",
+        choices=("fp32", "tf32x3", "bf16x3", "tf32"),
+    )
     impl: str = option("auto", "of the pair loss", choices=("auto", "fused", "reference"))
 
     epochs: int = option(95, "how often every image is seen", low=1)

@@ -178,6 +178,7 @@ def objective(recipe: Recipe) -> Objective:
         margin=recipe.margin,
         gradient=recipe.gradient,
         balance=None if recipe.balance == "none" else recipe.balance,
+        precision=recipe.precision,
         impl=recipe.impl,
     )
 

@@ -29,7 +29,7 @@ struct ClosedSums {
   double margins;    // and of W times what active pairs add to the loss of both directions
 };
 
-// By row tiles of the chunk; null without.
+// By row tiles of the problem; null without.
 struct ClosedForms {
   ClosedSums* rows = nullptr;
   TileSums* sums = nullptr;         // (row tiles, K), of the tiles' times g
@@ -64,32 +64,49 @@ __device__ ClosedWeight closed_weight(const Problem<acc_t>& problem, TileState s
   return weight;
 }
 
-// The chunk's row tile with each of its closed tiles that are the warp's.
-template <typename acc_t, typename Visit>
-__device__ void for_closed_tiles(const Chunk<acc_t>& chunk, int row_tile, Visit visit) {
-  const int columns = chunk.tiles.column_tiles;
-  for (int column = threadIdx.x / kWarp; column < columns; column += kClosedWarps) {
-    const TileState state = chunk.states[int64_t{row_tile} * columns + column];
-    if (state == TileState::inside || state == TileState::beyond) visit(state, column);
-  }
-}
+// The states of a row tile's tiles.
+struct StateRow {
+  const TileState* states;
+  int columns;
+  int64_t row_tile, first_column_tile;  // of the problem
 
-// Grid (row tiles of the chunk, closed_parts()). Writes the chunk's closed forms; of the level's
-// sums, those of the first chunk, and adds to them in the others.
+  template <typename acc_t>
+  __device__ StateRow(const Chunk<acc_t>& chunk, int row)
+      : states(chunk.states + int64_t{row} * chunk.tiles.column_tiles),
+        columns(chunk.tiles.column_tiles),
+        row_tile(chunk.first / kTile + row),
+        first_column_tile(chunk.first_column_tile) {}
+
+  // Each of the closed tiles that are the warp's.
+  template <typename Visit>
+  __device__ void for_closed_tiles(Visit visit) const {
+    for (int column = threadIdx.x / kWarp; column < columns; column += kClosedWarps)
+      if (states[column] == TileState::inside || states[column] == TileState::beyond)
+        visit(states[column], first_column_tile + column);
+  }
+};
+
+// Grid (row tiles of the chunk and of the rows behind, closed_parts()). Writes their closed forms,
+// or adds to those of earlier chunks.
 template <typename acc_t>
 __global__ void __launch_bounds__(kClosedThreads, 2)
-    closed_sums_kernel(Problem<acc_t> problem, Chunk<acc_t> chunk, ClosedForms closed) {
+    closed_sums_kernel(Problem<acc_t> problem, Chunk<acc_t> chunk, Chunk<acc_t> behind,
+                       ClosedForms closed) {
   constexpr int kSums = 4;
   PAIRLOSS_SHARED(double, of_warps, [(kSums + 1) * kClosedWarps][kWarp]);
   const TileSummaries<acc_t>&rows = problem.rows.summaries, &columns = problem.columns.summaries;
-  const int64_t classes = problem.classes, own = chunk.first / kTile + blockIdx.x;
+  const int row_tile = blockIdx.x, row_tiles = chunk.tiles.row_tiles;
+  const StateRow tiles =
+      row_tile < row_tiles ? StateRow(chunk, row_tile) : StateRow(behind, row_tile - row_tiles);
+  const bool adds = chunk.tiles.once && chunk.first > 0;
+  const int64_t classes = problem.classes, own = tiles.row_tile;
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   const int64_t k = int64_t{blockIdx.y} * kWarp + lane;
   const bool exists = k < classes;
 
   TileSums of_class;
   ClosedSums sums{};
-  for_closed_tiles(chunk, blockIdx.x, [&](TileState state, int64_t column) {
+  tiles.for_closed_tiles([&](TileState state, int64_t column) {
     const ClosedWeight weight = closed_weight(problem, state, own, column);
     if (exists) {
       const TileSums& of_column = columns.sums[column * classes + k];
@@ -120,11 +137,17 @@ __global__ void __launch_bounds__(kClosedThreads, 2)
       sum += of_warps[matrix * kClosedWarps + of_warp][column];
     return sum;
   };
-  if (warp == 0 && exists)
-    for (int i = 0; i < kSums; ++i) closed.sums[blockIdx.x * classes + k].of[i] = sum_of(i, lane);
-  if (threadIdx.x == 0 && blockIdx.y == 0)
-    closed.rows[blockIdx.x] = {static_cast<int>(sum_of(kSums, 0)), sum_of(kSums, 1),
-                               sum_of(kSums, 2), sum_of(kSums, 3), sum_of(kSums, 4)};
+  if (warp == 0 && exists) {
+    TileSums& slot = closed.sums[own * classes + k];
+    for (int i = 0; i < kSums; ++i) slot.of[i] = (adds ? slot.of[i] : 0.0) + sum_of(i, lane);
+  }
+  if (threadIdx.x == 0 && blockIdx.y == 0) {
+    ClosedSums& slot = closed.rows[own];
+    const ClosedSums before = adds ? slot : ClosedSums{};
+    slot = {before.tiles + static_cast<int>(sum_of(kSums, 0)), before.weights + sum_of(kSums, 1),
+            before.upstreams + sum_of(kSums, 2), before.entropies + sum_of(kSums, 3),
+            before.margins + sum_of(kSums, 4)};
+  }
   if (closed.level_sums == nullptr) return;
 
   // D of all pairs of two tiles in both directions, of which each block has the share of its
@@ -135,7 +158,7 @@ __global__ void __launch_bounds__(kClosedThreads, 2)
   for (int level = 0; level < problem.level_count; ++level) {
     double similar = 0.0, dissimilar = 0.0;
     unsigned long long active = 0;
-    for_closed_tiles(chunk, blockIdx.x, [&](TileState state, int64_t column) {
+    tiles.for_closed_tiles([&](TileState state, int64_t column) {
       const Relation relation = relation_of(label_set(problem, problem.rows, own, level),
                                             label_set(problem, problem.columns, column, level));
       const RowSums& of_tile = columns.row_sums[column];
@@ -158,9 +181,8 @@ __global__ void __launch_bounds__(kClosedThreads, 2)
     active = reduce_block<Sum>(active);
     if (threadIdx.x > 0) continue;
     LevelSums& slot =
-        closed.level_sums[(int64_t{blockIdx.x} * gridDim.y + blockIdx.y) * problem.level_count +
-                          level];
-    const LevelSums before = chunk.first > 0 ? slot : LevelSums{};
+        closed.level_sums[(own * gridDim.y + blockIdx.y) * problem.level_count + level];
+    const LevelSums before = adds ? slot : LevelSums{};
     slot = {before.similar + similar, before.dissimilar + dissimilar, before.active + active};
   }
 }
@@ -180,11 +202,11 @@ struct ClosedRow {
 
   __device__ ClosedRow(const Problem<acc_t>& problem, const Chunk<acc_t>& chunk,
                        const ClosedForms& closed, int64_t local)
-      : any(closed.rows != nullptr && closed.rows[local / kTile].tiles > 0 &&
+      : any(closed.rows != nullptr && closed.rows[(chunk.first + local) / kTile].tiles > 0 &&
             takes_part(problem, problem.rows, chunk.first + local)) {
     if (!any) return;
     const Side<acc_t>& rows = problem.rows;
-    const int64_t row = chunk.first + local, tile = local / kTile;
+    const int64_t row = chunk.first + local, tile = row / kTile;
     const bool with_upstream = rows.upstream != nullptr || problem.columns.upstream != nullptr;
     weight = static_cast<double>(value_or(rows.weights, rows, row, acc_t(1)));
     upstream =

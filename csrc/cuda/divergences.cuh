@@ -147,7 +147,8 @@ __global__ void __launch_bounds__(FmaLayout::kThreads)
   const PairTile tile = chunk.tiles.at(blockIdx.y);
   if (!is_for_fma(problem, chunk, tile)) return;
   Divergences<acc_t> divergences[FmaLayout::kQuads];
-  add_divergences(problem, chunk.first + int64_t{tile.row} * kTile, int64_t{tile.column} * kTile,
+  add_divergences(problem, chunk.first + int64_t{tile.row} * kTile,
+                  chunk.first_column() + int64_t{tile.column} * kTile,
                   class_part(problem.classes, blockIdx.x, gridDim.x), divergences[0]);
   store_part<FmaLayout>(chunk.partial, int64_t{blockIdx.x} * gridDim.y + blockIdx.y, divergences);
 }

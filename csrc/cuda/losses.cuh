@@ -90,8 +90,6 @@ add_full_level(const Scale<acc_t>& scale, acc_t margin, const int64_t (&row_labe
 template <bool kTellsFull, typename acc_t>
 __device__ __forceinline__ uint64_t add_level(const Problem<acc_t>& problem, int level, int64_t i0,
                                               int64_t j0, const Divergences<acc_t>& divergences,
-                                              const acc_t (&row_weights)[kMicro],
-                                              const acc_t (&column_weights)[kMicro],
                                               QuadLosses<acc_t>& rows, QuadLosses<acc_t>& columns,
                                               KindSums<acc_t>& kinds) {
   const Scale<acc_t> scale = problem.levels[level].scale;
@@ -104,6 +102,12 @@ __device__ __forceinline__ uint64_t add_level(const Problem<acc_t>& problem, int
   if (kTellsFull && is_full(problem, i0, j0, row_labels, column_labels))
     return add_full_level(scale, problem.margin, row_labels, column_labels, divergences, rows,
                           columns, kinds);
+  acc_t row_weights[kMicro], column_weights[kMicro];
+#pragma unroll
+  for (int m = 0; m < kMicro; ++m) {
+    row_weights[m] = value_or(problem.rows.weights, problem.rows, i0 + m, acc_t(1));
+    column_weights[m] = value_or(problem.columns.weights, problem.columns, j0 + m, acc_t(1));
+  }
   uint64_t marks = 0;
 #pragma unroll
   for (int r = 0; r < kMicro; ++r) {
@@ -167,45 +171,56 @@ __device__ acc_t sum_of_parts(const Losses& losses, int row) {
   return sum;
 }
 
-// Writes all about a tile and, where it stands for two, about its mirror image: marks, and the
-// losses of rows and columns; adds to the warp's sums of the levels, which only its first lane
-// touches. There is a barrier between two calls.
+// Where the mirror image of a tile goes: to the chunk's own rows, or to those behind. (It is found
+// where it is needed, because registers are short.)
+template <typename acc_t>
+struct MirrorImage {
+  uint64_t* marks;
+  acc_t* loss;
+  int64_t stride;
+  int tile;  // of these rows
+
+  __device__ MirrorImage(const Chunk<acc_t>& chunk, const Behind<acc_t>& behind, PairTile of) {
+    const bool is_behind = chunk.tiles.is_behind(of);
+    marks = is_behind ? behind.marks : chunk.marks;
+    loss = is_behind ? behind.loss : chunk.loss;
+    stride = is_behind ? behind.stride : chunk.stride;
+    tile = of.column - (is_behind ? chunk.tiles.row_tiles : 0);
+  }
+};
+
+// Writes all about a tile and, where it stands for two, about its mirror image, which may be of the
+// rows behind: marks, and the losses of rows and columns; adds to the warp's sums of the levels,
+// which only its first lane touches. There is a barrier between two calls.
 template <typename Layout, typename acc_t>
 __device__ __forceinline__ void add_tile(const Problem<acc_t>& problem, const Chunk<acc_t>& chunk,
-                                         PairTile tile,
+                                         const Behind<acc_t>& behind, PairTile tile,
                                          const Divergences<acc_t> (&divergences)[Layout::kQuads]) {
   const bool mirrored = chunk.tiles.has_mirror(tile);
-  const int64_t first_row = int64_t{tile.row} * kTile, first_column = int64_t{tile.column} * kTile;
-  const int row_quad = Layout::row_quad();
-  const int64_t i0 = chunk.first + first_row + row_quad * kMicro;
-
-  acc_t row_weights[kMicro], column_weights[Layout::kQuads][kMicro];
-#pragma unroll
-  for (int m = 0; m < kMicro; ++m) {
-    row_weights[m] = value_or(problem.rows.weights, problem.rows, i0 + m, acc_t(1));
-#pragma unroll
-    for (int quad = 0; quad < Layout::kQuads; ++quad) {
-      const int64_t j = first_column + Layout::column_quad(quad) * kMicro + m;
-      column_weights[quad][m] = value_or(problem.columns.weights, problem.columns, j, acc_t(1));
-    }
-  }
+  // Quads of the chunk.
+  const int of_row = tile.row * kTileQuads + Layout::row_quad();
+  const auto of_column = [&](int quad) {
+    return tile.column * kTileQuads + Layout::column_quad(quad);
+  };
+  const int64_t i0 = chunk.first + int64_t{of_row} * kMicro;
+  const auto j0 = [&](int quad) {
+    return chunk.first_column() + int64_t{of_column(quad)} * kMicro;
+  };
 
   QuadLosses<acc_t> rows, columns[Layout::kQuads];
   for (int level = 0; level < problem.level_count; ++level) {
     KindSums<acc_t> kinds;
 #pragma unroll
     for (int quad = 0; quad < Layout::kQuads; ++quad) {
-      const int column_quad = Layout::column_quad(quad);
       const uint64_t marks = add_level<Layout::kTellsFull>(
-          problem, level, i0, first_column + column_quad * kMicro, divergences[quad], row_weights,
-          column_weights[quad], rows, columns[quad], kinds);
+          problem, level, i0, j0(quad), divergences[quad], rows, columns[quad], kinds);
       if (chunk.marks == nullptr) continue;
-      const int64_t of_row = first_row / kMicro + row_quad;
-      const int64_t of_column = first_column / kMicro + column_quad;
-      chunk.marks[marks_index(chunk, problem.columns.rows, level, of_column, of_row)] = marks;
-      if (mirrored)
-        chunk.marks[marks_index(chunk, problem.columns.rows, level, of_row, of_column)] =
-            mirror(marks);
+      const int levels = problem.level_count;
+      chunk.marks[marks_index(chunk.stride, levels, level, of_column(quad), of_row)] = marks;
+      if (!mirrored) continue;
+      const MirrorImage<acc_t> image(chunk, behind, tile);
+      const int image_row = image.tile * kTileQuads + Layout::column_quad(quad);
+      image.marks[marks_index(image.stride, levels, level, of_row, image_row)] = mirror(marks);
     }
     LevelSums* const level_sums = level_sums_of_warp<Layout>(problem, chunk);
     if (level_sums == nullptr) continue;
@@ -222,7 +237,7 @@ __device__ __forceinline__ void add_tile(const Problem<acc_t>& problem, const Ch
 
   PAIRLOSS_SHARED(acc_t, row_losses, [Layout::kRowParts][kTile]);
   PAIRLOSS_SHARED(acc_t, column_losses, [Layout::kColumnParts][kTile]);
-  write_part<Layout::kRowLanes>(rows, row_quad, row_losses[Layout::row_part()]);
+  write_part<Layout::kRowLanes>(rows, Layout::row_quad(), row_losses[Layout::row_part()]);
 #pragma unroll
   for (int quad = 0; quad < Layout::kQuads; ++quad)
     write_part<Layout::kColumnLanes>(columns[quad], Layout::column_quad(quad),
@@ -230,18 +245,20 @@ __device__ __forceinline__ void add_tile(const Problem<acc_t>& problem, const Ch
   __syncthreads();
   const int r = threadIdx.x % kTile;
   if (threadIdx.x < kTile)
-    chunk.loss[tile.column * chunk.stride + first_row + r] =
+    chunk.loss[tile.column * chunk.stride + int64_t{tile.row} * kTile + r] =
         sum_of_parts<Layout::kRowParts, acc_t>(row_losses, r);
-  else if (mirrored && threadIdx.x < 2 * kTile)
-    chunk.loss[tile.row * chunk.stride + first_column + r] =
+  else if (mirrored && threadIdx.x < 2 * kTile) {
+    const MirrorImage<acc_t> image(chunk, behind, tile);
+    image.loss[tile.row * image.stride + int64_t{image.tile} * kTile + r] =
         sum_of_parts<Layout::kColumnParts, acc_t>(column_losses, r);
+  }
 }
 
 // Grid: any number of blocks, which share the tiles. Writes the chunk's loss and marks, and adds to
 // its level_sums, which begin with the first chunk.
 template <typename acc_t>
 __global__ void __launch_bounds__(FmaLayout::kThreads, sizeof(acc_t) == sizeof(float) ? 2 : 1)
-    losses_kernel(Problem<acc_t> problem, Chunk<acc_t> chunk) {
+    losses_kernel(Problem<acc_t> problem, Chunk<acc_t> chunk, Behind<acc_t> behind) {
   clear_level_sums<FmaLayout>(problem, chunk);
   if (none_is_for_fma(problem)) return;
   const Share tiles = share(open_count(chunk), blockIdx.x, gridDim.x);
@@ -254,15 +271,16 @@ __global__ void __launch_bounds__(FmaLayout::kThreads, sizeof(acc_t) == sizeof(f
       load_sum<FmaLayout>(chunk.partial, open_index(chunk, number), divergences);
     else
       add_divergences(problem, chunk.first + int64_t{tile.row} * kTile,
-                      int64_t{tile.column} * kTile, {0, problem.classes}, divergences[0]);
-    add_tile<FmaLayout>(problem, chunk, tile, divergences);
+                      chunk.first_column() + int64_t{tile.column} * kTile, {0, problem.classes},
+                      divergences[0]);
+    add_tile<FmaLayout>(problem, chunk, behind, tile, divergences);
   }
 }
 
 // The same on tensor cores.
 template <typename Factors, typename acc_t>
 __global__ void __launch_bounds__(TensorLayout::kThreads, 2)
-    tensor_losses_kernel(Problem<acc_t> problem, Chunk<acc_t> chunk) {
+    tensor_losses_kernel(Problem<acc_t> problem, Chunk<acc_t> chunk, Behind<acc_t> behind) {
   PAIRLOSS_DYNAMIC_SHARED(Octet, stage, [2][2][Factors::kBlockOctets]);
   clear_level_sums<TensorLayout>(problem, chunk);
   const Share tiles = share(open_count(chunk), blockIdx.x, gridDim.x);
@@ -284,7 +302,7 @@ __global__ void __launch_bounds__(TensorLayout::kThreads, 2)
     }
     if (is_for_fma(problem, chunk, tile)) continue;
     add_row_terms(problem, chunk, tile, divergences);
-    add_tile<TensorLayout>(problem, chunk, tile, divergences);
+    add_tile<TensorLayout>(problem, chunk, behind, tile, divergences);
   }
 }
 

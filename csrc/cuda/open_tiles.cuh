@@ -14,7 +14,7 @@ constexpr int kListThreads = 256;
 // What the lists of a chunk are made of.
 struct Verdicts {
   // (row tiles, column tiles) of rows against columns, and (column tiles, row tiles) of columns
-  // against rows, which is the same where the chunk is the whole batch.
+  // against rows; within the batch, only of those behind the chunk.
   uint8_t *of_rows = nullptr, *of_columns = nullptr;
   int* open_counts = nullptr;  // of the blocks of states_kernel
 };
@@ -23,7 +23,8 @@ template <typename acc_t>
 __device__ TileState find_state(const Problem<acc_t>& problem, const Chunk<acc_t>& chunk,
                                 const Verdicts& verdicts, PairTile tile) {
   const TileSummaries<acc_t>&rows = problem.rows.summaries, &columns = problem.columns.summaries;
-  const int64_t row = chunk.first / kTile + tile.row, column = tile.column;
+  const int64_t row = chunk.first / kTile + tile.row;
+  const int64_t column = int64_t{chunk.first_column_tile} + tile.column;
   // Even of no use: products_kernel looks at all of them, see is_left().
   if (rows.kind[row] == TileKind::unbounded || columns.kind[column] == TileKind::unbounded)
     return TileState::open;
@@ -43,19 +44,25 @@ __device__ TileState find_state(const Problem<acc_t>& problem, const Chunk<acc_t
     dissimilar = true;
     full &= of_rows.full && of_columns.full;
   }
-  const unsigned verdict =
-      verdicts.of_rows[int64_t{tile.row} * chunk.tiles.column_tiles + tile.column] &
-      verdicts.of_columns[int64_t{tile.column} * chunk.tiles.row_tiles + tile.row];
+  const auto [row_tiles, column_tiles, once] = chunk.tiles;
+  unsigned verdict = verdicts.of_rows[int64_t{tile.row} * column_tiles + tile.column];
+  if (once && !chunk.tiles.is_behind(tile))
+    verdict &= verdicts.of_rows[int64_t{tile.column} * column_tiles + tile.row];
+  else
+    verdict &=
+        verdicts.of_columns[int64_t{tile.column - (once ? row_tiles : 0)} * row_tiles + tile.row];
   const bool beyond = !dissimilar || (verdict & kBeyond) != 0;
   if (beyond && !similar) return TileState::skipped;
   if (beyond) return TileState::beyond;
   return full && (verdict & kInside) != 0 ? TileState::inside : TileState::open;
 }
 
-// Grid: a thread per tile of the chunk. Writes states, and how many of a block's are open.
+// Grid: a thread per tile of the chunk. Writes states, also of the rows behind, and how many of a
+// block's are open.
 template <typename acc_t>
 __global__ void __launch_bounds__(kListThreads)
-    states_kernel(Problem<acc_t> problem, Chunk<acc_t> chunk, Verdicts verdicts) {
+    states_kernel(Problem<acc_t> problem, Chunk<acc_t> chunk, Chunk<acc_t> behind,
+                  Verdicts verdicts) {
   const int index = blockIdx.x * kListThreads + threadIdx.x;
   int open = 0;
   if (index < chunk.tiles.count()) {
@@ -63,8 +70,10 @@ __global__ void __launch_bounds__(kListThreads)
     const TileState state = find_state(problem, chunk, verdicts, tile);
     open = state == TileState::open;
     chunk.states[int64_t{tile.row} * chunk.tiles.column_tiles + tile.column] = state;
+    const int beyond = tile.column - chunk.tiles.row_tiles;
     if (chunk.tiles.has_mirror(tile))
-      chunk.states[int64_t{tile.column} * chunk.tiles.column_tiles + tile.row] = state;
+      (beyond < 0 ? chunk.states[int64_t{tile.column} * chunk.tiles.column_tiles + tile.row]
+                  : behind.states[int64_t{beyond} * behind.tiles.column_tiles + tile.row]) = state;
   }
   open = reduce_block<Sum>(open);
   if (threadIdx.x == 0) verdicts.open_counts[blockIdx.x] = open;
@@ -88,34 +97,13 @@ __device__ inline int count_before(bool flag, int& total) {
   return before;
 }
 
-// Grid: the blocks of states_kernel, then a block per group of row tiles.
+// By a whole block: the columns that are open in some row tile of a group.
 template <typename acc_t>
-__global__ void __launch_bounds__(kListThreads)
-    lists_kernel(Problem<acc_t> problem, Chunk<acc_t> chunk, Verdicts verdicts) {
+__device__ void list_columns(const Problem<acc_t>& problem, const Chunk<acc_t>& chunk, int group) {
+  const int rows_of_group = group_tiles(problem), first_row = group * rows_of_group;
   const int columns = chunk.tiles.column_tiles;
-  const int tile_blocks = static_cast<int>(ceil_div(chunk.tiles.count(), kListThreads));
-  const int block = blockIdx.x;
-  int total;
-  if (block < tile_blocks) {
-    int before = 0;
-    for (int other = threadIdx.x; other < block; other += kListThreads)
-      before += verdicts.open_counts[other];
-    before = reduce_block<Sum>(before);
-    const int index = block * kListThreads + threadIdx.x;
-    bool listed = false;
-    if (index < chunk.tiles.count()) {
-      const PairTile tile = chunk.tiles.at(index);
-      listed = is_open(chunk, tile.row, tile.column);
-    }
-    const int place = before + count_before(listed, total);
-    if (listed) chunk.open[1 + place] = index;
-    if (block == tile_blocks - 1 && threadIdx.x == 0) chunk.open[0] = before + total;
-    return;
-  }
-  const int rows_of_group = group_tiles(problem);
-  const int group = block - tile_blocks, first_row = group * rows_of_group;
   int* const list = open_columns(chunk, group);
-  int count = 0;
+  int count = 0, total;
   for (int first = 0; first < columns; first += kListThreads) {
     const int column = first + threadIdx.x;
     bool listed = false;
@@ -127,6 +115,38 @@ __global__ void __launch_bounds__(kListThreads)
     count += total;
   }
   if (threadIdx.x == 0) list[0] = count;
+}
+
+// Grid: the blocks of states_kernel, then a block per group of row tiles, of the chunk and of the
+// rows behind.
+template <typename acc_t>
+__global__ void __launch_bounds__(kListThreads)
+    lists_kernel(Problem<acc_t> problem, Chunk<acc_t> chunk, Chunk<acc_t> behind,
+                 Verdicts verdicts) {
+  const int tile_blocks = static_cast<int>(ceil_div(chunk.tiles.count(), kListThreads));
+  const int groups = static_cast<int>(ceil_div(chunk.tiles.row_tiles, group_tiles(problem)));
+  const int block = blockIdx.x, group = block - tile_blocks;
+  if (group >= groups) {
+    list_columns(problem, behind, group - groups);
+    return;
+  }
+  if (group >= 0) {
+    list_columns(problem, chunk, group);
+    return;
+  }
+  int before = 0, total;
+  for (int other = threadIdx.x; other < block; other += kListThreads)
+    before += verdicts.open_counts[other];
+  before = reduce_block<Sum>(before);
+  const int index = block * kListThreads + threadIdx.x;
+  bool listed = false;
+  if (index < chunk.tiles.count()) {
+    const PairTile tile = chunk.tiles.at(index);
+    listed = is_open(chunk, tile.row, tile.column);
+  }
+  const int place = before + count_before(listed, total);
+  if (listed) chunk.open[1 + place] = index;
+  if (block == tile_blocks - 1 && threadIdx.x == 0) chunk.open[0] = before + total;
 }
 
 }  // namespace

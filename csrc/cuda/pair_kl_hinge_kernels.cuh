@@ -22,7 +22,7 @@
 //   planes_kernel        those operands (planes.cuh); in float64 and for few classes neither
 //   levels_kernel        from the numbers, the scales of each level
 //   summaries_kernel     (*) what there is to know of a tile of rows (certificates.cuh)
-//   for every chunk of rows i, against all columns j:
+//   for every chunk of rows i, against the columns j from its own rows on:
 //     bounds_kernel      (*) the tiles of pairs that are inside or beyond the margin
 //     states_kernel      (*) from these and the labels, which tiles add nothing, which have a
 //                        closed form, and which are open (open_tiles.cuh)
@@ -30,7 +30,8 @@
 //     closed_sums_kernel (*) the sums of those with a closed form (closed_forms.cuh)
 //     tensor_losses_kernel
 //                        D_ij and D_ji by tiles of 64 x 64 (tensor_divergences.cuh); from them the
-//                        rows' loss sums, and marks of four bits per pair and level (losses.cuh)
+//                        rows' loss sums, and marks of four bits per pair and level (losses.cuh),
+//                        of the tile and of its mirror image
 //     losses_kernel      the same in FMA (divergences.cuh): in float64 and for few classes all
 //                        tiles, else those with infinities or NaN
 //     tensor_products_kernel
@@ -38,7 +39,15 @@
 //                        classes nothing
 //     products_kernel    the rest of A and B, by tiles of 64 rows x 16 or 64 classes (products.cuh)
 //     finish_kernel      the rows' losses and gradients (results.cuh)
+//     tensor_products_kernel, products_kernel
+//                        (+) the same for the rows behind the chunk, from the mirror images: added
+//                        to their sums
+//     losses_behind_kernel
+//                        (+) their losses likewise
 //   reduce_kernel        the loss and the statistics
+//
+// (+) is for batches of several chunks: so each pair's divergences are computed once, and a row's
+// sums are complete when its own chunk comes.
 //
 // Small batches (small_batch.cuh says which) take two launches, since they would mostly wait for
 // them:
@@ -46,7 +55,7 @@
 //   prepare_kernel
 //   small_batch_kernel   everything else, by blocks of eight rows against all columns
 //
-// With a reference set the rows are those of the batch and the columns those of the set. Its
+// With a reference set the rows are those of the batch and the columns all of the set. Its
 // gradient is a second pass with the roles exchanged, and made only if it is asked for.
 //
 // Work is cut into more blocks than a GPU runs at a time, in a way that depends on the sizes only
@@ -113,7 +122,8 @@ template <typename acc_t>
 struct Pass {
   Problem<acc_t> problem;
   Plan plan;
-  Chunk<acc_t> chunk;
+  Chunk<acc_t> chunk, behind;
+  EarlierSums<acc_t> earlier;
   SmallBatch<acc_t> small;  // instead of the plan and the chunk
   Verdicts verdicts;        // with certificates
   ClosedForms closed;       // likewise
@@ -179,8 +189,9 @@ struct Work {
       if (choice.product_splits > 0) made.plan.product_splits = choice.product_splits;
       if (choice.pair_blocks > 0) made.plan.pair_blocks = choice.pair_blocks;
       made.chunk = take_chunk<acc_t>(workspace, made.plan, both, with_sums, with_grad);
+      made.behind = take_behind(workspace, made.plan, both, with_grad, made.earlier);
       if (!certified) return;
-      made.verdicts = take_open_tiles(workspace, made.problem, made.plan, made.chunk);
+      made.verdicts = take_open_tiles(workspace, made.problem, made.plan, made.chunk, made.behind);
       made.closed = take_closed_forms(workspace, made.plan, made.chunk);
     };
     with_pass = e.stats != nullptr || e.grad != nullptr;
@@ -208,27 +219,27 @@ struct Work {
 };
 
 template <bool kBoth>
-void launch_tensor_products(const Pass<float>& pass, cudaStream_t stream) {
-  const Plan& plan = pass.plan;
-  const int64_t blocks = tensor_product_blocks(pass.chunk.rows, plan.classes);
+void launch_tensor_products(const Problem<float>& problem, const Plan& plan,
+                            const Chunk<float>& chunk, cudaStream_t stream) {
+  const int64_t blocks = tensor_product_blocks(chunk.rows, plan.classes);
   dispatch_precision(plan.precision, [&](auto mode) {
     using Factors = typename decltype(mode)::SumFactors;
     launch(plan.equal_weights
                ? tensor_products_kernel<kBoth, EqualWeights, Factors>
                : tensor_products_kernel<kBoth, AnyWeights<Factors::kPlanes>, Factors>,
-           dim3(static_cast<unsigned>(blocks), plan.product_splits), tensor_product_threads(kBoth),
-           stream, pass.problem, pass.chunk);
+           dim3(static_cast<unsigned>(blocks), chunk.product_splits), tensor_product_threads(kBoth),
+           stream, problem, chunk);
   });
 }
 
 template <bool kBoth, typename acc_t>
-void launch_products(const Pass<acc_t>& pass, cudaStream_t stream) {
-  const auto& [problem, plan, chunk, small, verdicts, closed] = pass;
+void launch_products(const Problem<acc_t>& problem, const Plan& plan, const Chunk<acc_t>& chunk,
+                     cudaStream_t stream) {
   if constexpr (std::is_same_v<acc_t, float>) {
-    if (problem.columns.planes != nullptr) launch_tensor_products<kBoth>(pass, stream);
+    if (problem.columns.planes != nullptr)
+      launch_tensor_products<kBoth>(problem, plan, chunk, stream);
   }
-  const dim3 grid(plan.panels, plan.product_splits,
-                  static_cast<unsigned>(ceil_div(chunk.rows, kTile)));
+  const dim3 grid(static_cast<unsigned>(chunk.tiles.row_tiles), chunk.product_splits, plan.panels);
   if constexpr (std::is_same_v<acc_t, float>) {
     if (plan.panel == kWidePanel) {
       launch(products_kernel<kWidePanel, kBoth, acc_t>, grid, product_threads(kWidePanel), stream,
@@ -245,6 +256,7 @@ void launch_losses(const Pass<acc_t>& pass, cudaStream_t stream) {
   const Problem<acc_t>& problem = pass.problem;
   const Plan& plan = pass.plan;
   const Chunk<acc_t>& chunk = pass.chunk;
+  const Behind<acc_t> behind{pass.behind.marks, pass.behind.loss, pass.behind.stride};
   if (plan.class_parts > 1) {
     const dim3 grid(plan.class_parts, static_cast<unsigned>(chunk.tiles.count()));
     if constexpr (std::is_same_v<acc_t, float>) {
@@ -261,7 +273,7 @@ void launch_losses(const Pass<acc_t>& pass, cudaStream_t stream) {
            kSumThreads, stream, elements, plan.class_parts, chunk.partial);
   }
   const dim3 grid(plan.pair_blocks);
-  launch(losses_kernel<acc_t>, grid, FmaLayout::kThreads, stream, problem, chunk);
+  launch(losses_kernel<acc_t>, grid, FmaLayout::kThreads, stream, problem, chunk, behind);
   if constexpr (std::is_same_v<acc_t, float>) {
     if (!plan.tensor) return;
     Chunk<acc_t> rest = chunk;
@@ -269,7 +281,7 @@ void launch_losses(const Pass<acc_t>& pass, cudaStream_t stream) {
     dispatch_precision(plan.precision, [&](auto mode) {
       using Factors = typename decltype(mode)::Factors;
       launch_with_shared(tensor_losses_kernel<Factors, acc_t>, grid, TensorLayout::kThreads,
-                         kTensorSharedBytes<Factors>, stream, problem, rest);
+                         kTensorSharedBytes<Factors>, stream, problem, rest, behind);
     });
   }
 }
@@ -299,10 +311,10 @@ void launch_summaries(const Problem<acc_t>& problem, cudaStream_t stream) {
 
 template <typename acc_t>
 void launch_certificates(const Pass<acc_t>& pass, cudaStream_t stream) {
-  const auto& [problem, plan, chunk, small, verdicts, closed] = pass;
-  const TileSpan<acc_t> rows{problem.rows, static_cast<int>(chunk.first / kTile),
-                             chunk.tiles.row_tiles};
-  const TileSpan<acc_t> columns{problem.columns, 0, chunk.tiles.column_tiles};
+  const auto& [problem, plan, chunk, behind, earlier, small, verdicts, closed] = pass;
+  const auto [row_tiles, column_tiles, once] = chunk.tiles;
+  const TileSpan<acc_t> rows{problem.rows, static_cast<int>(chunk.first / kTile), row_tiles};
+  const TileSpan<acc_t> columns{problem.columns, chunk.first_column_tile, column_tiles};
   const auto launch_bounds = [&, &problem = problem](const TileSpan<acc_t>& from,
                                                      const TileSpan<acc_t>& to, uint8_t* verdicts) {
     const int64_t blocks = from.count * ceil_div(to.count, kBoundTiles);
@@ -310,16 +322,23 @@ void launch_certificates(const Pass<acc_t>& pass, cudaStream_t stream) {
            problem, from, to, verdicts);
   };
   launch_bounds(rows, columns, verdicts.of_rows);
-  if (!plan.once) launch_bounds(columns, rows, verdicts.of_columns);
+  if (!once) {
+    launch_bounds(columns, rows, verdicts.of_columns);
+  } else if (behind.rows > 0) {
+    const TileSpan<acc_t> others{problem.columns, rows.first + row_tiles, behind.tiles.row_tiles};
+    launch_bounds(others, rows, verdicts.of_columns);
+  }
   const int64_t blocks = ceil_div(chunk.tiles.count(), kListThreads);
-  const int64_t groups = ceil_div(chunk.tiles.row_tiles, group_tiles(problem));
+  const int64_t groups = ceil_div(row_tiles, group_tiles(problem)) +
+                         ceil_div(behind.tiles.row_tiles, group_tiles(problem));
   launch(states_kernel<acc_t>, dim3(static_cast<unsigned>(blocks)), kListThreads, stream, problem,
-         chunk, verdicts);
+         chunk, behind, verdicts);
   launch(lists_kernel<acc_t>, dim3(static_cast<unsigned>(blocks + groups)), kListThreads, stream,
-         problem, chunk, verdicts);
+         problem, chunk, behind, verdicts);
   launch(closed_sums_kernel<acc_t>,
-         dim3(static_cast<unsigned>(chunk.tiles.row_tiles), closed_parts(problem.classes)),
-         kClosedThreads, stream, problem, chunk, closed);
+         dim3(static_cast<unsigned>(row_tiles + behind.tiles.row_tiles),
+              closed_parts(problem.classes)),
+         kClosedThreads, stream, problem, chunk, behind, closed);
 }
 
 inline void launch_planes(const Problem<float>& problem, Precision precision, cudaStream_t stream) {
@@ -333,18 +352,55 @@ inline void launch_planes(const Problem<float>& problem, Precision precision, cu
   });
 }
 
+// The sums of a row, which is behind the first chunk, and of all after it.
+template <typename acc_t>
+EarlierSums<acc_t> sums_from(const Pass<acc_t>& pass, int64_t row) {
+  EarlierSums<acc_t> sums = pass.earlier;
+  const int64_t skipped = row - pass.plan.chunk_rows;
+  sums.loss += skipped;
+  if (sums.a != nullptr) sums.a += skipped * pass.plan.classes;
+  if (sums.b != nullptr) sums.b += skipped * pass.plan.classes;
+  return sums;
+}
+
+// Sets the pass to the chunk that begins with a row.
+template <typename acc_t>
+void begin_chunk(Pass<acc_t>& pass, int64_t first) {
+  const Plan& plan = pass.plan;
+  Chunk<acc_t>&chunk = pass.chunk, &behind = pass.behind;
+  chunk.first = first;
+  chunk.rows = std::min(plan.chunk_rows, plan.rows - first);
+  chunk.tiles = plan.tiles(chunk.rows, first);
+  if (!plan.once) return;
+  chunk.first_column_tile = behind.first_column_tile = static_cast<int>(first / kTile);
+  behind.first = first + chunk.rows;
+  behind.rows = plan.rows - behind.first;
+  behind.tiles = {chunk.tiles.column_tiles - chunk.tiles.row_tiles, chunk.tiles.row_tiles, false};
+  behind.adds = first > 0;
+  if (behind.rows == 0) return;
+  const EarlierSums<acc_t> sums = sums_from(pass, behind.first);
+  behind.a = sums.a;
+  behind.b = sums.b;
+}
+
 template <bool kBoth, typename acc_t, typename out_t>
 void run_tiled(Pass<acc_t>& pass, acc_t* row_loss, out_t* grad, cudaStream_t stream) {
-  auto& [problem, plan, chunk, small, verdicts, closed] = pass;
-  for (chunk.first = 0; chunk.first < plan.rows; chunk.first += plan.chunk_rows) {
-    chunk.rows = std::min(plan.chunk_rows, plan.rows - chunk.first);
-    chunk.tiles = plan.tiles(chunk.rows);
+  const auto& [problem, plan, chunk, behind, all_sums, small, verdicts, closed] = pass;
+  for (int64_t first = 0; first < plan.rows; first += plan.chunk_rows) {
+    begin_chunk(pass, first);
     if (plan.certified) launch_certificates(pass, stream);
     launch_losses(pass, stream);
-    if (grad != nullptr) launch_products<kBoth>(pass, stream);
-    if (grad != nullptr || row_loss != nullptr)
-      launch(finish_kernel<kBoth, acc_t, out_t>, dim3(static_cast<unsigned>(chunk.rows)),
-             row_threads(plan.classes), stream, problem, chunk, row_loss, grad, closed);
+    if (grad == nullptr && row_loss == nullptr) continue;
+    if (grad != nullptr) launch_products<kBoth>(problem, plan, chunk, stream);
+    const bool has_earlier = plan.once && first > 0;
+    const EarlierSums<acc_t> earlier = has_earlier ? sums_from(pass, first) : EarlierSums<acc_t>{};
+    launch(finish_kernel<kBoth, acc_t, out_t>, dim3(static_cast<unsigned>(chunk.rows)),
+           row_threads(plan.classes), stream, problem, chunk, earlier, row_loss, grad, closed);
+    if (behind.rows == 0) continue;
+    if (grad != nullptr) launch_products<kBoth>(problem, plan, behind, stream);
+    launch(losses_behind_kernel<acc_t>,
+           dim3(static_cast<unsigned>(ceil_div(behind.rows, kReduceThreads))), kReduceThreads,
+           stream, behind, sums_from(pass, behind.first).loss);
   }
 }
 

@@ -145,15 +145,26 @@ struct Problem {
   // part. They differ where a similarity matrix is not symmetric.
   __device__ void kinds(int64_t i, int64_t j, int64_t row_label, int64_t column_label, int& kind_ij,
                         int& kind_ji) const {
+    if (similarity != nullptr)
+      kinds_of_matrix(i, j, kind_ij, kind_ji);
+    else
+      kind_ij = kind_ji = kind_of_labels(i, j, row_label, column_label);
+  }
+
+ private:
+  __device__ void kinds_of_matrix(int64_t i, int64_t j, int& kind_ij, int& kind_ji) const {
     kind_ij = kind_ji = 0;
-    if (within && i == j) return;
-    if (similarity != nullptr) {
-      if (i >= rows.rows || j >= columns.rows) return;
-      kind_ij = similarity[i * columns.rows + j];
-      kind_ji = similarity[j * rows.rows + i];
-    } else if (row_label != ignore_index && column_label != ignore_index) {
-      kind_ij = kind_ji = row_label == column_label ? 1 : -1;
-    }
+    const int64_t count = rows.rows;
+    if (i == j || i >= count || j >= count) return;
+    kind_ij = similarity[i * count + j];
+    kind_ji = similarity[j * count + i];
+  }
+
+  __device__ int kind_of_labels(int64_t i, int64_t j, int64_t row_label,
+                                int64_t column_label) const {
+    if (within && i == j) return 0;
+    if (row_label == ignore_index || column_label == ignore_index) return 0;
+    return row_label == column_label ? 1 : -1;
   }
 };
 

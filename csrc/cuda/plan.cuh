@@ -11,6 +11,7 @@
 #include "cuda/precision.cuh"
 #include "cuda/prepare.cuh"
 #include "cuda/products.cuh"
+#include "cuda/results.cuh"
 #include "cuda/tensor_products.cuh"
 
 namespace pairloss::cuda {
@@ -32,7 +33,7 @@ struct Plan {
   int levels;
   bool tensor = false;                    // on tensor cores, but for tiles with unbounded rows
   Precision precision = Precision::fp32;  // of these
-  bool once = false;  // a tile and its mirror image in one; then there is one chunk
+  bool once = false;                      // a tile and its mirror image in one
   int64_t chunk_rows = 0;
   int pair_blocks = 0, product_splits = 0, class_parts = 1;
   int panel = 0, panels = 0;
@@ -40,26 +41,33 @@ struct Plan {
   bool certified = false;      // tiles that are certain are not looked at
 
   int64_t row_tiles() const { return ceil_div(chunk_rows, kTile); }
-  PairTiles tiles(int64_t rows_of_chunk) const {
+  // Of a chunk.
+  PairTiles tiles(int64_t rows_of_chunk, int64_t first) const {
+    const int64_t meets = once ? columns - first : columns;
     return {static_cast<int>(ceil_div(rows_of_chunk, kTile)),
-            static_cast<int>(ceil_div(columns, kTile)), once};
+            static_cast<int>(ceil_div(meets, kTile)), once};
   }
+  // Rows behind the first chunk that meet its rows again, in whole tiles.
+  int64_t rows_behind() const { return once ? ceil_div(rows, kTile) * kTile - chunk_rows : 0; }
   // Of the FMA kernel, and of the one for tensor cores.
   int64_t fma_warps() const { return pair_blocks * FmaLayout::kThreads / kWarp; }
   int64_t tensor_warps() const { return tensor ? pair_blocks * TensorLayout::kThreads / kWarp : 0; }
   // Partial sums of each level, those of the closed tiles last.
-  int64_t closed_slots() const { return certified ? row_tiles() * closed_parts(classes) : 0; }
+  int64_t closed_slots() const {
+    return certified ? ceil_div(rows, kTile) * closed_parts(classes) : 0;
+  }
   int64_t level_slots() const { return fma_warps() + tensor_warps() + closed_slots(); }
 };
 
 // Marks and partial sums of a chunk are bounded. A batch whose marks take at most 128 MB is one
-// chunk, because then each pair is computed once; else they do for as few chunks as may be.
+// chunk; else they do for as few chunks as may be, because each reads and writes the sums of all
+// rows behind it.
 inline int64_t default_chunk_rows(int64_t rows_of_all, int64_t columns, int64_t classes, int levels,
                                   bool within) {
   constexpr int64_t kPairs = int64_t{1} << 28;  // with marks for all levels: 128 MB
   if (within && rows_of_all * columns * levels <= kPairs) return rows_of_all;
-  constexpr int64_t kElements = int64_t{1} << 22;  // of a, and of b, per split
-  constexpr int64_t kMostRows = int64_t{1} << 20;  // a grid has at most 65535 row tiles
+  constexpr int64_t kElements = int64_t{1} << 24;  // of a, and of b, per split
+  constexpr int64_t kMostRows = int64_t{1} << 20;  // row tiles times columns fit into an int
   const int64_t rows = std::min({kPairs / columns / levels, kElements / classes, kMostRows});
   return std::max<int64_t>(rows / kTile * kTile, kTile);
 }
@@ -82,15 +90,17 @@ Plan make_plan(const Problem<acc_t>& problem, bool tensor, int64_t chunk_rows) {
   const int64_t rows = problem.rows.rows, columns = problem.columns.rows;
   const int64_t classes = problem.classes;
   Plan plan{rows, columns, classes, problem.level_count, tensor};
-  plan.chunk_rows = ceil_div(std::min(chunk_rows, rows), kTile) * kTile;
-  plan.once = problem.within && plan.chunk_rows >= rows;
+  // A block of the products has rows of the chunk or of those behind it, not of both.
+  const int64_t step = tensor ? kProductRows : kTile;
+  plan.chunk_rows = std::min(ceil_div(chunk_rows, step) * step, ceil_div(rows, kTile) * kTile);
+  plan.once = problem.within;
   // A wide panel shares the expanded weights among more classes, a narrow one wastes fewer threads
   // on classes that do not exist. float64 is for tests: one instance will do, and a wide one would
   // not fit into shared memory.
   plan.panel =
       std::is_same_v<acc_t, double> || classes <= 3 * kNarrowPanel ? kNarrowPanel : kWidePanel;
   plan.panels = static_cast<int>(ceil_div(classes, plan.panel));
-  const int64_t tiles = plan.tiles(plan.chunk_rows).count();
+  const int64_t tiles = plan.tiles(plan.chunk_rows, 0).count();
   plan.pair_blocks = static_cast<int>(std::min(kPairBlocks, tiles));
   plan.product_splits = static_cast<int>(product_splits(plan));
   // Too few tiles to fill a GPU, and classes enough to share: each block takes a part of them.
@@ -195,25 +205,31 @@ inline Extrema take_extrema(Workspace& workspace, int64_t classes) {
 
 template <typename acc_t>
 Verdicts take_open_tiles(Workspace& workspace, const Problem<acc_t>& problem, const Plan& plan,
-                         Chunk<acc_t>& chunk) {
+                         Chunk<acc_t>& chunk, Chunk<acc_t>& behind) {
   const PairTiles& tiles = chunk.tiles;
   const int64_t all = int64_t{tiles.row_tiles} * tiles.column_tiles;
+  const int64_t tiles_behind = plan.rows_behind() / kTile,
+                all_behind = tiles_behind * tiles.row_tiles;
   Verdicts verdicts;
-  verdicts.of_rows = verdicts.of_columns = workspace.take<uint8_t>(all);
-  if (!plan.once) verdicts.of_columns = workspace.take<uint8_t>(all);
+  verdicts.of_rows = workspace.take<uint8_t>(all);
+  verdicts.of_columns = workspace.take<uint8_t>(plan.once ? all_behind : all);
   verdicts.open_counts = workspace.take<int>(ceil_div(tiles.count(), kListThreads));
   chunk.states = workspace.take<TileState>(all);
   chunk.open = workspace.take<int>(1 + int64_t{tiles.count()});
   const int64_t groups = ceil_div(tiles.row_tiles, group_tiles(problem));
   chunk.open_columns = workspace.take<int>(groups * (1 + tiles.column_tiles));
+  behind.states = workspace.take<TileState>(all_behind);
+  behind.open_columns =
+      workspace.take<int>(ceil_div(tiles_behind, group_tiles(problem)) * (1 + tiles.row_tiles));
   return verdicts;
 }
 
 template <typename acc_t>
 ClosedForms take_closed_forms(Workspace& workspace, const Plan& plan, const Chunk<acc_t>& chunk) {
   ClosedForms closed;
-  closed.rows = workspace.take<ClosedSums>(plan.row_tiles());
-  closed.sums = workspace.take<TileSums>(plan.row_tiles() * plan.classes);
+  const int64_t tiles = ceil_div(plan.rows, kTile);
+  closed.rows = workspace.take<ClosedSums>(tiles);
+  closed.sums = workspace.take<TileSums>(tiles * plan.classes);
   if (chunk.level_sums != nullptr)
     closed.level_sums = chunk.level_sums + (plan.level_slots() - plan.closed_slots()) * plan.levels;
   return closed;
@@ -224,7 +240,7 @@ Chunk<acc_t> take_chunk(Workspace& workspace, const Plan& plan, bool both, bool 
                         bool with_grad) {
   Chunk<acc_t> chunk;
   chunk.stride = plan.chunk_rows;
-  chunk.tiles = plan.tiles(plan.chunk_rows);
+  chunk.tiles = plan.tiles(plan.chunk_rows, 0);
   chunk.product_splits = plan.product_splits;
   chunk.class_parts = plan.class_parts;
   if (plan.class_parts > 1)
@@ -232,12 +248,30 @@ Chunk<acc_t> take_chunk(Workspace& workspace, const Plan& plan, bool both, bool 
   chunk.loss = workspace.take<acc_t>(chunk.tiles.column_tiles * plan.chunk_rows);
   if (with_sums) chunk.level_sums = workspace.take<LevelSums>(plan.level_slots() * plan.levels);
   if (!with_grad) return chunk;
-  chunk.marks = workspace.take<uint64_t>(
-      marks_index(chunk, plan.columns, plan.levels, 0, 0));  // one beyond the last
+  chunk.marks = workspace.take<uint64_t>(int64_t{chunk.tiles.column_tiles} * kTileQuads *
+                                         plan.levels * (plan.chunk_rows / kMicro));
   const int64_t partials = plan.product_splits * plan.chunk_rows * plan.classes;
   if (both) chunk.a = workspace.take<acc_t>(partials);
   chunk.b = workspace.take<acc_t>(partials);
   return chunk;
+}
+
+// What the rows behind the chunks need; nothing where there are none.
+template <typename acc_t>
+Chunk<acc_t> take_behind(Workspace& workspace, const Plan& plan, bool both, bool with_grad,
+                         EarlierSums<acc_t>& sums) {
+  Chunk<acc_t> behind;
+  behind.stride = plan.rows_behind();
+  if (behind.stride == 0) return behind;
+  behind.product_splits = 1;  // there are rows enough
+  behind.loss = workspace.take<acc_t>(plan.row_tiles() * behind.stride);
+  sums.loss = workspace.take<double>(behind.stride);
+  if (!with_grad) return behind;
+  behind.marks =
+      workspace.take<uint64_t>(plan.chunk_rows / kMicro * plan.levels * (behind.stride / kMicro));
+  if (both) sums.a = workspace.take<acc_t>(behind.stride * plan.classes);
+  sums.b = workspace.take<acc_t>(behind.stride * plan.classes);
+  return behind;
 }
 
 }  // namespace

@@ -75,7 +75,7 @@ template <typename acc_t>
 __device__ unsigned row_marks(const Problem<acc_t>& problem, const Chunk<acc_t>& chunk, int level,
                               int64_t column_quad, int64_t row) {
   const uint64_t marks =
-      chunk.marks[marks_index(chunk, problem.columns.rows, level, column_quad, row / kMicro)];
+      chunk.marks[marks_index(chunk.stride, problem.level_count, level, column_quad, row / kMicro)];
   return static_cast<unsigned>(marks >> (row % kMicro * kRowBits)) & ((1u << kRowBits) - 1);
 }
 
@@ -100,8 +100,8 @@ __device__ __forceinline__ QuadWeights<acc_t> expand(const Problem<acc_t>& probl
   for (int c = 0; c < kMicro; ++c) {
     const bool on_ij = weights.ij[c] != acc_t(0), on_ji = weights.ji[c] != acc_t(0);
     if (!on_ij && !on_ji) continue;
-    const acc_t weight =
-        gradient_weight(problem, row_weight, row_upstream, column_quad * kMicro + c);
+    const acc_t weight = gradient_weight(problem, row_weight, row_upstream,
+                                         chunk.first_column() + column_quad * kMicro + c);
     if (on_ij) weights.ij[c] *= weight;
     if (on_ji) weights.ji[c] *= weight;
   }
@@ -111,8 +111,7 @@ __device__ __forceinline__ QuadWeights<acc_t> expand(const Problem<acc_t>& probl
 // Whether tensor_products.cuh leaves a word of columns to this kernel: there, 0 is multiplied by
 // whatever the rows hold, which must be finite. Such a tile is always open.
 template <typename acc_t>
-__device__ bool is_left(const Problem<acc_t>& problem, int64_t row, int64_t word) {
-  const int64_t column = word * kStaged;
+__device__ bool is_left(const Problem<acc_t>& problem, int64_t row, int64_t column) {
   return problem.rows.tile_unbounded[row / kTile] || problem.columns.tile_unbounded[column / kTile];
 }
 
@@ -134,13 +133,14 @@ struct WordList {
 template <typename acc_t>
 __device__ WordList list_words(const Problem<acc_t>& problem, const Chunk<acc_t>& chunk,
                                int64_t row_tile) {
-  if (chunk.open_columns == nullptr) return {nullptr, ceil_div(problem.columns.rows, kStaged)};
+  if (chunk.open_columns == nullptr)
+    return {nullptr, int64_t{chunk.tiles.column_tiles} * (kTile / kStaged)};
   const int* const columns = open_columns(chunk, row_tile / group_tiles(problem));
   return {columns + 1, int64_t{columns[0]} * (kTile / kStaged)};
 }
 
-// Grid (panels, product_splits, row tiles of the chunk). Writes the chunk's a (kBoth) and b; behind
-// tensor_products_kernel, adds to them what that has left.
+// Grid (row tiles of the chunk, product_splits, panels). Writes the chunk's a (kBoth) and b, or
+// adds to them; behind tensor_products_kernel, adds what that has left.
 //
 // The number of blocks on a multiprocessor sets the registers: 128 a thread for the wide panel, 168
 // for the narrow one (255 with double). Left to itself, ptxas aims at fewer there, and spills.
@@ -158,10 +158,11 @@ __global__ void __launch_bounds__(product_threads(kPanel),
   const bool only_left = columns.planes != nullptr;
   if (only_left && *problem.extrema.some_unbounded == 0) return;
   const int x = threadIdx.x % kLanes, y = threadIdx.x / kLanes;
-  const int64_t local = int64_t{blockIdx.z} * kTile, first = chunk.first + local;
-  const int64_t k0 = static_cast<int64_t>(blockIdx.x) * kPanel;
-  const WordList list = list_words(problem, chunk, blockIdx.z);
+  const int64_t local = int64_t{blockIdx.x} * kTile, first = chunk.first + local;
+  const int64_t k0 = static_cast<int64_t>(blockIdx.z) * kPanel;
+  const WordList list = list_words(problem, chunk, blockIdx.x);
   const Range words = part(list.count, blockIdx.y, chunk.product_splits);
+  if ((only_left || chunk.adds) && words.begin == words.end) return;
 
   acc_t p[kMicro][kMicro], log_p[kMicro][kMicro], a[kMicro][kMicro] = {}, b[kMicro][kMicro] = {};
 #pragma unroll
@@ -184,8 +185,8 @@ __global__ void __launch_bounds__(product_threads(kPanel),
 
   for (int64_t number = words.begin; number < words.end; ++number) {
     const int64_t word = list.word(number);
-    if (only_left && !is_left(problem, first, word)) continue;
-    const int64_t column = word * kStaged, first_quad = word * kStagedQuads;
+    const int64_t column = chunk.first_column() + word * kStaged, first_quad = word * kStagedQuads;
+    if (only_left && !is_left(problem, first, column)) continue;
     unsigned any = 0;
     for (int quad = share; quad < kStagedQuads; quad += kRowShare)
       for (int level = 0; level < problem.level_count; ++level)
@@ -220,8 +221,9 @@ __global__ void __launch_bounds__(product_threads(kPanel),
       const int64_t row = local + y * kMicro + r, k = k0 + x * kMicro + c;
       if (k >= problem.classes) continue;
       const int64_t element = (blockIdx.y * chunk.stride + row) * problem.classes + k;
-      if (kBoth) chunk.a[element] = only_left ? chunk.a[element] + a[r][c] : a[r][c];
-      chunk.b[element] = only_left ? chunk.b[element] + b[r][c] : b[r][c];
+      const bool adds = only_left || chunk.adds;
+      if (kBoth) chunk.a[element] = adds ? chunk.a[element] + a[r][c] : a[r][c];
+      chunk.b[element] = adds ? chunk.b[element] + b[r][c] : b[r][c];
     }
   }
 }

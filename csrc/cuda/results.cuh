@@ -36,16 +36,39 @@ __device__ acc_t without_rest(acc_t element, double rest, acc_t p) {
   return static_cast<acc_t>(static_cast<double>(element) - rest * static_cast<double>(p));
 }
 
-// A block per row of the chunk. row_loss: null, or (rows,). grad: null, or (rows, K).
+// What earlier chunks have added up about the rows behind the first one. Null without such.
+template <typename acc_t>
+struct EarlierSums {
+  double* loss = nullptr;            // (rows,)
+  acc_t *a = nullptr, *b = nullptr;  // (rows, K)
+};
+
+// Of the rows behind the chunk, adds the losses of their pairs with it. A thread per row.
+template <typename acc_t>
+__global__ void __launch_bounds__(kReduceThreads)
+    losses_behind_kernel(Chunk<acc_t> behind, double* sums) {
+  const int64_t local = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (local >= behind.rows) return;
+  double loss = behind.adds ? sums[local] : -0.0;  // see has_pair()
+  for (int tile = 0; tile < behind.tiles.column_tiles; ++tile)
+    if (is_open(behind, static_cast<int>(local / kTile), tile))
+      loss += static_cast<double>(behind.loss[tile * behind.stride + local]);
+  sums[local] = loss;
+}
+
+// A block per row of the chunk. earlier: of these rows. row_loss: null, or (rows,). grad: null, or
+// (rows, K).
 template <bool kBoth, typename acc_t, typename out_t>
-__global__ void finish_kernel(Problem<acc_t> problem, Chunk<acc_t> chunk, acc_t* row_loss,
-                              out_t* grad, ClosedForms closed_forms) {
+__global__ void finish_kernel(Problem<acc_t> problem, Chunk<acc_t> chunk,
+                              EarlierSums<acc_t> earlier, acc_t* row_loss, out_t* grad,
+                              ClosedForms closed_forms) {
   const int64_t local = blockIdx.x, row = chunk.first + local, classes = problem.classes;
   double loss = -0.0;  // see has_pair()
   for (int tile = threadIdx.x; tile < chunk.tiles.column_tiles; tile += blockDim.x)
     if (is_open(chunk, static_cast<int>(local / kTile), tile))
       loss += static_cast<double>(chunk.loss[tile * chunk.stride + local]);
   loss = reduce_block<Sum>(loss);
+  if (earlier.loss != nullptr) loss += earlier.loss[local];
   const ClosedRow<acc_t> closed(problem, chunk, closed_forms, local);
   if (closed.any) loss += closed.loss() + 0.0;
   const int64_t given = given_row(problem.rows, row);
@@ -57,6 +80,7 @@ __global__ void finish_kernel(Problem<acc_t> problem, Chunk<acc_t> chunk, acc_t*
   if (kBoth) {
     for (int64_t k = threadIdx.x; k < classes; k += blockDim.x) {
       double sum = closed.a(k);
+      if (earlier.a != nullptr) sum += earlier.a[local * classes + k];
       for (int split = 0; split < chunk.product_splits; ++split)
         sum += chunk.a[(split * chunk.stride + local) * classes + k];
       // For this thread's second pass. d is made of the rounded values too: where P = 1, A and d
@@ -70,6 +94,7 @@ __global__ void finish_kernel(Problem<acc_t> problem, Chunk<acc_t> chunk, acc_t*
   double rest = 0.0;
   for (int64_t k = threadIdx.x; k < classes; k += blockDim.x) {
     double b = closed.b(k);
+    if (earlier.b != nullptr) b += earlier.b[local * classes + k];
     for (int split = 0; split < chunk.product_splits; ++split)
       b += chunk.b[(split * chunk.stride + local) * classes + k];
     const acc_t a = kBoth ? chunk.a[local * classes + k] : acc_t(0);

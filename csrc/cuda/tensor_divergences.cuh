@@ -27,7 +27,8 @@ __device__ __forceinline__ void copy_slice(const Problem<acc_t>& problem, const 
   const int64_t first_tile = chunk.first / kTile;
   const Octet* const rows =
       Factors::block(problem.rows.planes, slices, first_tile + tile.row, slice);
-  const Octet* const columns = Factors::block(problem.columns.planes, slices, tile.column, slice);
+  const Octet* const columns = Factors::block(
+      problem.columns.planes, slices, int64_t{chunk.first_column_tile} + tile.column, slice);
 #pragma unroll
   for (int octet = 0; octet < Factors::kBlockOctets; octet += TensorLayout::kThreads) {
     // The tiles of a block that follow each other are mostly of the same rows.
@@ -159,7 +160,8 @@ __device__ __forceinline__ void add_row_terms(const Problem<acc_t>& problem,
   load_quad(problem.rows.q + i0, q_i);
 #pragma unroll
   for (int quad = 0; quad < TensorLayout::kQuads; ++quad) {
-    const int64_t j0 = int64_t{tile.column} * kTile + TensorLayout::column_quad(quad) * kMicro;
+    const int64_t j0 = chunk.first_column() + int64_t{tile.column} * kTile +
+                       TensorLayout::column_quad(quad) * kMicro;
     float h_j[kMicro], q_j[kMicro];
     load_quad(problem.columns.h + j0, h_j);
     load_quad(problem.columns.q + j0, q_j);

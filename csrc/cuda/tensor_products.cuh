@@ -52,11 +52,11 @@ __device__ __forceinline__ int class_tile(int warp, int n) {
   return n * kRowTiles + warp % kRowTiles;
 }
 
-// The planes of a word of columns, in a panel. stage: (2 buffers, slices x planes x kWordOctets).
+// The planes of the word of columns from `column` on, in a panel. stage: (2 buffers, slices x
+// planes x kWordOctets).
 template <typename Factors, int kPlanesUsed, typename Stage>
 __device__ __forceinline__ void copy_word(Stage& stage, int buffer, const Side<float>& columns,
-                                          int slices, Range panel, int64_t word) {
-  const int64_t column = word * kStaged;
+                                          int slices, Range panel, int64_t column) {
   const Octet* const from =
       Factors::block(columns.sum_planes, slices, column / kTile, static_cast<int>(panel.begin)) +
       column % kTile * kStepOctets;
@@ -127,7 +127,7 @@ __device__ __forceinline__ void join(const Octet* first_plane, int t, float (&va
 
 // Grid (tensor_product_blocks() of the chunk's rows, product_splits), the row blocks of a panel in
 // a row: blocks that run at the same time then read the same planes. Writes the chunk's a (kBoth)
-// and b.
+// and b, or adds to them.
 template <bool kBoth, typename Weights, typename Factors>
 __global__ void __launch_bounds__(tensor_product_threads(kBoth), kBoth ? 1 : 2)
     tensor_products_kernel(Problem<float> problem, Chunk<float> chunk) {
@@ -145,6 +145,7 @@ __global__ void __launch_bounds__(tensor_product_threads(kBoth), kBoth ? 1 : 2)
   const int64_t first_tile = int64_t{blockIdx.x % row_blocks} * (kProductRows / kTile);
   const WordList list = list_words(problem, chunk, first_tile);
   const Range span = part(list.count, blockIdx.y, chunk.product_splits);
+  if (chunk.adds && span.begin == span.end) return;
 
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   typename Weights::Share share;
@@ -172,7 +173,8 @@ __global__ void __launch_bounds__(tensor_product_threads(kBoth), kBoth ? 1 : 2)
   };
   const auto copy = [&](int64_t word, int buffer) {
     if (word < span.end)
-      copy_word<Factors, kPlanesUsed>(stage, buffer, columns, slices, panel, list.word(word));
+      copy_word<Factors, kPlanesUsed>(stage, buffer, columns, slices, panel,
+                                      chunk.first_column() + list.word(word) * kStaged);
     commit_copies();
   };
 
@@ -217,9 +219,10 @@ __global__ void __launch_bounds__(tensor_product_threads(kBoth), kBoth ? 1 : 2)
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
         const int64_t k = int64_t{slice} * kSumSlice + half * kClassTile + 2 * share.t + c;
-        if (k < problem.classes)
-          to[(blockIdx.y * chunk.stride + row) * problem.classes + k] =
-              scale * fma(row_sum, own[c], -sums[r / 2][n][r % 2 * 2 + c]);
+        if (k >= problem.classes) continue;
+        float& sum = to[(blockIdx.y * chunk.stride + row) * problem.classes + k];
+        const float of_chunk = scale * fma(row_sum, own[c], -sums[r / 2][n][r % 2 * 2 + c]);
+        sum = chunk.adds ? sum + of_chunk : of_chunk;
       }
     }
   }

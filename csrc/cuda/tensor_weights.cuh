@@ -49,7 +49,7 @@ __device__ __forceinline__ uint64_t load_marks(const Problem<float>& problem,
                                                int64_t column_quad) {
   const int64_t row = share.row_of_lane(0);
   const uint64_t word =
-      chunk.marks[marks_index(chunk, problem.columns.rows, level, column_quad, row / kMicro)];
+      chunk.marks[marks_index(chunk.stride, problem.level_count, level, column_quad, row / kMicro)];
   return word >> (row % kMicro * kRowBits + (share.first_argument ? 0 : kMarkBits));
 }
 
@@ -76,7 +76,7 @@ __device__ __forceinline__ Words load_words(const Problem<float>& problem,
   Words words;
   if (!share.exists || number >= end) return words;
   const int64_t word = list.word(number), tile = word * kStaged / kTile;
-  if (problem.columns.tile_unbounded[tile] ||
+  if (problem.columns.tile_unbounded[chunk.first_column_tile + tile] ||
       (share.states != nullptr && share.states[tile] != TileState::open))
     return words;
   for (int level = 0; level < problem.level_count; ++level) {
@@ -163,7 +163,7 @@ struct AnyWeights {
       for (int level = 0; level < problem.level_count; ++level)
         add_level(problem.levels[level].scale,
                   static_cast<unsigned>(load_marks(problem, chunk, share, level, quad)), g);
-      multiply(problem.columns, quad, g);
+      multiply(problem.columns, chunk.first_column() + quad * kMicro, g);
 #pragma unroll
       for (int r = 0; r < Share::kLaneRows; ++r) {
 #pragma unroll
@@ -199,11 +199,11 @@ struct AnyWeights {
 
   // By gradient_weight(), but that a weight of 0 stays 0 whatever it is multiplied by, see expand()
   // in products.cuh.
-  __device__ void multiply(const Side<float>& columns, int64_t quad,
+  __device__ void multiply(const Side<float>& columns, int64_t first_column,
                            float (&g)[Share::kLaneRows][kMicro]) const {
 #pragma unroll
     for (int c = 0; c < kMicro; ++c) {
-      const int64_t column = quad * kMicro + c;
+      const int64_t column = first_column + c;
       const float weight = value_or(columns.weights, columns, column, 1.0f);
       const float upstream = value_or(columns.upstream, columns, column, 0.0f);
 #pragma unroll

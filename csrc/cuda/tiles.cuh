@@ -6,7 +6,7 @@
 namespace pairloss::cuda {
 namespace {
 
-// Of row tile `row` of the chunk with column tile `column` of the problem.
+// Of row tile `row` with column tile `column` of the chunk.
 struct PairTile {
   int row, column;
 };
@@ -21,30 +21,37 @@ PAIRLOSS_HOST_DEVICE Share share(int count, unsigned index, unsigned parts) {
   return {static_cast<int>(range.begin), static_cast<int>(range.end)};
 }
 
-// The tiles of a chunk of rows. Where the chunk is the whole batch, a tile and its mirror image are
-// computed once: only those with row <= column are in the list.
+// The tiles of a chunk of rows. Within the batch, a tile and its mirror image are computed once:
+// the columns are the chunk's rows and those behind them, and only tiles with row <= column are in
+// the list.
 struct PairTiles {
   int row_tiles = 0, column_tiles = 0;
   bool once = false;
 
   // Fits into an int: a chunk is bounded (see plan.cuh).
   PAIRLOSS_HOST_DEVICE int count() const {
-    return once ? row_tiles * (row_tiles + 1) / 2 : row_tiles * column_tiles;
+    return once ? row_tiles * two_rows() / 2 : row_tiles * column_tiles;
   }
 
-  // Row after row. Of the triangle, row r and row_tiles - 1 - r make one row of row_tiles + 1
+  // Row after row. With a list of once, row r and row_tiles - 1 - r make one row of two_rows()
   // tiles; without a partner, the middle row of an odd number is the end of the list.
   PAIRLOSS_HOST_DEVICE PairTile at(int index) const {
-    const int width = once ? row_tiles + 1 : column_tiles;
+    const int width = once ? two_rows() : column_tiles;
     const int row = index / width, column = index % width;
     if (!once) return {row, column};
-    if (column < row_tiles - row) return {row, row + column};
-    return {row_tiles - 1 - row, column - 1};
+    if (column < column_tiles - row) return {row, row + column};
+    return {row_tiles - 1 - row, row_tiles - 1 + column - column_tiles};
   }
 
   PAIRLOSS_HOST_DEVICE bool has_mirror(PairTile tile) const {
     return once && tile.row != tile.column;
   }
+
+  // Whether the mirror image is of the rows behind the chunk.
+  PAIRLOSS_HOST_DEVICE bool is_behind(PairTile tile) const { return tile.column >= row_tiles; }
+
+ private:
+  PAIRLOSS_HOST_DEVICE int two_rows() const { return 2 * column_tiles - row_tiles + 1; }
 };
 
 // The marks of 4 x 4 pairs are a word: those of (r, c) begin at bit 16 r + 4 c, first D_ij's. A
@@ -114,13 +121,17 @@ struct LevelSums {
 // that are dissimilar all inside or all beyond the margin.
 enum class TileState : uint8_t { open, skipped, inside, beyond };
 
-// Rows first .. first + rows of the problem, and the partial results about them.
+// Rows first .. first + rows of the problem, and the partial results about them. Within the batch
+// there are two for every chunk of rows: one is of its rows, which meet the columns from `first`
+// on; the other is of those behind them, which meet the chunk's: the mirror images of its tiles.
 template <typename acc_t>
 struct Chunk {
   int64_t first = 0, rows = 0;
   int64_t stride = 0;  // rows of the largest chunk, a multiple of kTile
-  PairTiles tiles;     // of these rows with all columns
+  PairTiles tiles;
   int product_splits = 0, class_parts = 1;
+  int first_column_tile = 0;        // of the problem; everything here counts columns from it
+  bool adds = false;                // to a and b, which earlier chunks have written
   acc_t* partial = nullptr;         // divergences in parts, see divergences.cuh; null with one part
   acc_t* loss = nullptr;            // (column tiles, stride) of the rows, see has_pair()
   LevelSums* level_sums = nullptr;  // (blocks, warps, G), or null
@@ -132,16 +143,25 @@ struct Chunk {
   TileState* states = nullptr;  // (row tiles, column tiles)
   int* open = nullptr;          // how many, then the index of each for PairTiles::at()
   int* open_columns = nullptr;  // by groups of row tiles: how many, then the column tiles
+
+  PAIRLOSS_HOST_DEVICE int64_t first_column() const { return int64_t{first_column_tile} * kTile; }
 };
 // With more, the FMA kernels spill.
 static_assert(sizeof(Chunk<float>) <= 128);
 
-template <typename acc_t>
-PAIRLOSS_HOST_DEVICE int64_t marks_index(const Chunk<acc_t>& chunk, int64_t columns, int level,
+// Of a chunk's marks. stride: the chunk's.
+PAIRLOSS_HOST_DEVICE int64_t marks_index(int64_t stride, int level_count, int level,
                                          int64_t column_quad, int64_t row_quad) {
-  const int64_t column_quads = ceil_div(columns, kTile) * kTileQuads;
-  return (level * column_quads + column_quad) * (chunk.stride / kMicro) + row_quad;
+  return (column_quad * level_count + level) * (stride / kMicro) + row_quad;
 }
+
+// What the losses kernels write of the rows behind a chunk: marks, loss and stride of that Chunk.
+template <typename acc_t>
+struct Behind {
+  uint64_t* marks = nullptr;
+  acc_t* loss = nullptr;
+  int64_t stride = 0;
+};
 
 // The open tiles: their number, and the index of each.
 template <typename acc_t>
@@ -179,7 +199,7 @@ __device__ bool is_for_fma(const Problem<acc_t>& problem, const Chunk<acc_t>& ch
                            PairTile tile) {
   return problem.rows.planes == nullptr ||
          problem.rows.tile_unbounded[chunk.first / kTile + tile.row] ||
-         problem.columns.tile_unbounded[tile.column];
+         problem.columns.tile_unbounded[chunk.first_column_tile + tile.column];
 }
 
 template <typename acc_t>

@@ -56,7 +56,7 @@ void find(const Evaluation<scalar_t, out_t>& e, const Choice& choice, void* allo
           Found& found) {
   Workspace workspace(allocation);
   const Work<accumulator_t<scalar_t>> work(e, choice, workspace);
-  const auto& [problem, plan, chunk, small, verdicts, closed] = work.pass;
+  const auto& [problem, plan, chunk, behind, earlier, small, verdicts, closed] = work.pass;
   copy(found.order, problem.rows.given_row, e.rows);
   copy(found.ref_order, problem.columns.given_row, e.ref_rows);
   const int64_t tiles = int64_t{chunk.tiles.row_tiles} * chunk.tiles.column_tiles;
@@ -105,7 +105,7 @@ void write_active(const Pass<acc_t>& pass, uint8_t* active) {
   for (int64_t i = 0; i < rows; ++i) {
     for (int64_t j = 0; j < columns; ++j) {
       const uint64_t word =
-          pass.chunk.marks[marks_index(pass.chunk, columns, 0, j / kMicro, i / kMicro)];
+          pass.chunk.marks[marks_index(pass.chunk.stride, 1, 0, j / kMicro, i / kMicro)];
       active[i * columns + j] =
           (word >> (i % kMicro * kRowBits + j % kMicro * kPairBits) & 3u) != 0;
     }

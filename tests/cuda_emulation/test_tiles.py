@@ -38,6 +38,21 @@ def test_the_tiles_of_a_batch_are_there_once(library: ctypes.CDLL, count: int) -
     assert sorted(found) == list(itertools.combinations_with_replacement(range(count), 2))
 
 
+@pytest.mark.parametrize("count", range(1, 10))
+@pytest.mark.parametrize("of_chunk", range(1, 6))
+def test_the_chunks_of_a_batch_have_each_tile_once(
+    library: ctypes.CDLL, count: int, of_chunk: int
+) -> None:
+    """A chunk's columns are its rows and those behind them."""
+    found = []
+    for first in range(0, count, of_chunk):
+        rows = min(of_chunk, count - first)
+        of_rows = tiles(library, rows, count - first, True)
+        assert all(row < rows for row, _ in of_rows)
+        found += [(first + row, first + column) for row, column in of_rows]
+    assert sorted(found) == list(itertools.combinations_with_replacement(range(count), 2))
+
+
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (1, 5), (3, 2), (4, 4)])
 def test_the_tiles_of_a_chunk_are_all_there(library: ctypes.CDLL, rows: int, columns: int) -> None:
     assert tiles(library, rows, columns, False) == [*np.ndindex(rows, columns)]

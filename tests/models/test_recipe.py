@@ -87,6 +87,10 @@ def test_another_variant_brings_its_own_loss_weights():
         ({"milestones": 3}, "milestones: expected int list of at least 1, got 3"),
         ({"variant": "E"}, "variant: expected one of A, B, C, D, got 'E'"),
         ({"data": "mnist"}, "data: expected one of digits, .*, got 'mnist'"),
+        (
+            {"precision": "bf16"},
+            "precision: expected one of fp32, tf32x3, bf16x3, tf32, got 'bf16'",
+        ),
         ({"loss_weights": (1.0, 2.0)}, r"loss_weights: expected 1 for variant A \(fc3\), got 2"),
     ],
 )

@@ -5,12 +5,14 @@ import json
 import pytest
 import torch
 
+import pairloss
 from models import run as runs
 from models.checkpoint import CheckpointError
 from models.data import ImageData
 from models.recipe import Recipe, RecipeError, load
-from models.run import EndedRun, read_recipe, run
+from models.run import EndedRun, objective, read_recipe, run
 from models.training import NonFiniteLossError
+from pairloss import pair_kl_hinge_loss
 
 RECIPE = Recipe(
     data="digits", width=0.5, epochs=2, batch_size=20, milestones=(1,), task="clustering"
@@ -94,6 +96,25 @@ def test_an_ended_run_is_only_read(prototypes, tmp_path, monkeypatch):
     run(RECIPE, prototypes, tmp_path, resume=True)
     with pytest.raises(CheckpointError, match=r"results\.json is of .*lr was 0\.01, now 0\.5"):
         run(RECIPE.with_values(lr=0.5), prototypes, tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32x3", "bf16x3", "tf32"])
+@pytest.mark.parametrize("balance", ["none", "pairs"])
+def test_what_a_recipe_says_of_the_loss_reaches_it(monkeypatch, precision, balance):
+    said = {"margin": 1.5, "gradient": "both", "precision": precision, "impl": "reference"}
+    heard = []
+
+    def listen(*args, **options):
+        heard.append(options)
+        return pair_kl_hinge_loss(*args, **options)
+
+    monkeypatch.setattr(pairloss, "pair_kl_hinge_loss", listen)
+    recipe = RECIPE.with_values(variant="B", balance=balance, **said)
+    outputs = {name: torch.eye(4) for name in ("fc2", "fc3")}
+    objective(recipe)(outputs, torch.zeros(4, 1, dtype=torch.int64))
+    said["balance"] = None if balance == "none" else balance
+    assert len(heard) == 2
+    assert all(options.items() >= said.items() for options in heard)
 
 
 def test_a_new_run_does_not_leave_old_results_beside_it(prototypes, tmp_path):
