@@ -331,7 +331,7 @@ class Differentiation {
   //   F = sum of factors and differences to partners of L   in the place of W, and
   //   G = the same of P                                     in the place of V,
   //
-  // to which those of the term after it are added. Returns P . F.
+  // to which those of the term after it are added. Returns its part of P . F.
   template <bool kWeighted, bool kSecondOnly>
   PAIRLOSS_INLINE double finish_term(int64_t t, int64_t i, T u, T w) const {
     // Copies: what is stored below could be anything of this, as far as the compiler knows.
@@ -344,12 +344,10 @@ class Differentiation {
     const ClassMeans<T> means =
         similar.means != nullptr ? *similar.means : ClassMeans<T>{panels_, 0, nullptr, nullptr};
     const bool has_similar = similar.means != nullptr, is_last = t + 1 == term_count_;
-    const T *const f_after = is_last ? nullptr : terms_[t + 1].w.sum, *const g_after =
-                                                                          is_last
-                                                                              ? nullptr
-                                                                              : terms_[t + 1].v.sum;
+    const T* const f_after = is_last ? nullptr : terms_[t + 1].w.sum;
+    const T* const g_after = is_last ? nullptr : terms_[t + 1].v.sum;
     const T *const p_of = batch_.p, *const l_of = batch_.l;
-    Vec<T> p_w{}, l_v{}, spread{}, p_f{};
+    Vec<T> p_w{}, l_v{}, spread{}, p_similar{};
     for_each_vector(
         Panels<T>(panels_), i, means.panels, similar.c, [&](int64_t at, int64_t at_class) {
           const Vec<T> p = load(p_of + at), l = load(l_of + at);
@@ -367,6 +365,7 @@ class Differentiation {
               of_l -= load(means.weighted_l + at_class);
               of_p -= load(means.weighted_p + at_class);
             }
+            p_similar += p * of_l;
             f += of_l * similar.factor;
             g += of_p * similar.factor;
           }
@@ -374,13 +373,14 @@ class Differentiation {
             f += load(f_after + at);
             g += load(g_after + at);
           }
-          p_f += p * f;
           if constexpr (!kSecondOnly) store(term.w.sum + at, f);
           store(term.v.sum + at, g);
         });
-    set_loss(t, i, w, p_w, l_v);
+    const double along_w = horizontal_sum<T>(p_w);
+    set_loss(t, i, w, along_w, l_v);
     if (t < problem_.level_count) set_similar_loss(t, i, w, similar, spread);
-    return kSecondOnly ? 0.0 : horizontal_sum<T>(p_f);
+    if constexpr (kSecondOnly) return 0.0;
+    return term.factor * along_w + similar.factor * horizontal_sum<T>(p_similar);
   }
 
   // Each step of a row waits for a sum over its columns: so several rows take it one after the
@@ -438,18 +438,18 @@ class Differentiation {
     }
     const T u = kWeighted ? u_[i] : T(1);
     const T w = batch_.sample_weight(i);
-    for (int64_t t = term_count_ - 1; t > 0; --t) finish_term<kWeighted, kSecondOnly>(t, i, u, w);
-    const double p_f = finish_term<kWeighted, kSecondOnly>(0, i, u, w);
+    double p_f = 0.0;
+    for (int64_t t = term_count_; t-- > 0;) p_f += finish_term<kWeighted, kSecondOnly>(t, i, u, w);
     return batch_.infinite != nullptr && batch_.infinite[i] != 0 ? NAN : p_f;
   }
 
   // What a row's pairs of one term lose, from P . W and L . V.
-  void set_loss(int64_t t, int64_t i, T w, Vec<T> p_w, Vec<T> l_v) const {
+  void set_loss(int64_t t, int64_t i, T w, double p_w, Vec<T> l_v) const {
     const Term<T>& term = terms_[t];
     const int64_t side = batch_.side_of(i);
     const double margin = is_similar_term(t) ? 0.0 : problem_.margin;
     const double h = batch_.h[i], weight = term.w.total_weight(i);
-    double loss = by_w_[side] ? margin * weight - horizontal_sum<T>(p_w) : weight * (margin - h);
+    double loss = by_w_[side] ? margin * weight - p_w : weight * (margin - h);
     // With neither W nor V of this row, its loss is that of the pairs' other rows.
     if (!by_w_[batch_.partner(side)]) {
       loss -= horizontal_sum<T>(l_v) - term.v.total_weight(i) * h;

@@ -1,4 +1,4 @@
-"""Exponentials, logarithms, half precision, and the rows that pairs are made of: P, log P, their means."""
+"""Exponentials, logarithms, half precision; the rows that pairs are made of, and their means."""
 
 from __future__ import annotations
 
