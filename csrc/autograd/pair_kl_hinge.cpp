@@ -10,9 +10,13 @@
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/autograd/custom_function.h>
+#include <torch/csrc/autograd/functions/utils.h>
 #include <torch/library.h>
 
+#include <memory>
+#include <string>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 
 namespace pairloss {
@@ -78,20 +82,9 @@ bool is_one(const Tensor& grad_loss) {
 }
 
 struct PairKLHinge : torch::autograd::Function<PairKLHinge> {
-  // The statistics go around autograd, which would take time to find that they have no gradient.
-  static Tensor forward(AutogradContext* context, const Tensor& logits, const Arguments& arguments,
-                        Tensor* stats) {
-    Evaluation result = evaluate(logits, arguments, /*with_grad=*/true);
-    *stats = std::move(result.stats);
-    context->set_materialize_grads(false);
-    // Also the logits, so that a second derivative fails.
-    context->save_for_backward({logits, std::move(result.grad)});
-    return std::move(result.loss);
-  }
-
   static variable_list backward(AutogradContext* context, const variable_list& grad_losses) {
     const Tensor& grad_loss = grad_losses[0];
-    if (!grad_loss.defined()) return {Tensor(), Tensor(), Tensor()};
+    if (!grad_loss.defined()) return {Tensor()};
     const variable_list saved = context->get_saved_variables();
     const Tensor& logits = saved[0];
     Tensor grad = saved[1];
@@ -99,9 +92,40 @@ struct PairKLHinge : torch::autograd::Function<PairKLHinge> {
     // below float16's range long before a loss scaler's factor comes in; then autograd casts it.
     if (!is_one(grad_loss)) grad = grad * grad_loss;
     if (at::GradMode::is_enabled()) grad = NoSecondDerivative::apply(grad, logits);  // create_graph
-    return {grad, Tensor(), Tensor()};
+    return {grad};
   }
 };
+
+struct PairKLHingeNode final : torch::autograd::CppNode<PairKLHinge> {
+  std::string name() const override { return "PairKLHinge"; }  // else demangled at every step
+};
+
+// A shared_ptr in older releases.
+template <class Node>
+auto make_node() {
+  using Pointer = decltype(torch::autograd::Edge::function);
+  if constexpr (std::is_same_v<Pointer, std::shared_ptr<torch::autograd::Node>>)
+    return std::make_shared<Node>();
+  else
+    return c10::make_intrusive<Node>();
+}
+
+// What PairKLHinge::apply() would do, 3 us faster: one input has a gradient, there is one output,
+// and neither is changed in place.
+void connect(const Tensor& logits, Tensor& loss, Tensor grad) {
+  if (const auto& functorch = at::functorch::functorchTLSAccessor())
+    functorch->checkSupportsCppAutogradFunction();
+  const auto node = make_node<PairKLHingeNode>();
+  node->set_ctx_grad_fn(node);
+  node->set_next_edges(torch::autograd::collect_next_edges(logits));
+  node->is_variable_input_ = {true};
+  node->output_info_.emplace_back(loss);
+  node->ctx_.set_materialize_grads(false);
+  // Also the logits, so that a second derivative fails.
+  node->ctx_.save_for_backward({logits, std::move(grad)});
+  torch::autograd::set_history(loss, node);
+  node->save_variables_to_ctx();
+}
 
 bool is_supported(at::ScalarType type) {
   return type == at::kFloat || type == at::kDouble || type == at::kHalf || type == at::kBFloat16;
@@ -125,14 +149,10 @@ std::tuple<Tensor, Tensor> pair_kl_hinge_of_labels(const Tensor& logits, const T
   const Arguments arguments{labels,       margin,         gradient,          reduction,
                             ignore_index, similar_weight, dissimilar_weight, balance,
                             precision};
-  Tensor loss, stats;
-  if (at::GradMode::is_enabled() && logits.requires_grad()) {
-    loss = PairKLHinge::apply(logits, arguments, &stats);
-  } else {
-    Evaluation result = evaluate(logits, arguments, /*with_grad=*/false);
-    loss = std::move(result.loss), stats = std::move(result.stats);
-  }
-  return {std::move(loss), with_stats ? std::move(stats) : Tensor()};
+  const bool with_grad = at::GradMode::is_enabled() && logits.requires_grad();
+  Evaluation result = evaluate(logits, arguments, with_grad);
+  if (with_grad) connect(logits, result.loss, std::move(result.grad));
+  return {std::move(result.loss), with_stats ? std::move(result.stats) : Tensor()};
 }
 
 }  // namespace
