@@ -13,7 +13,8 @@ Capability capability();
 
 // What an evaluation of so many multiply-adds uses: that, unless nothing was asked for and the work
 // is so little that the widest vectors cost more than they save: scalar code that follows them is a
-// tenth slower (they lower the clock), and most of a small batch's training step is the framework's.
+// tenth slower (they lower the clock), and most of a small batch's training step is the
+// framework's.
 Capability capability_for(double work);
 
 bool is_supported(Capability capability);
