@@ -38,6 +38,7 @@ class Differentiation {
       : problem_(problem),
         batch_(problem, workers, true),
         panels_(batch_.panels),
+        abreast_(rows_abreast(panels_.columns)),
         row_weights_(static_cast<const T*>(row_weights)),
         weighted_(row_weights != nullptr),
         tiles_(panels_, problem.margin, uses<Idea::certificates> && batch_.certifies),
@@ -83,8 +84,8 @@ class Differentiation {
         add_tile(batch_.scratch[worker], tile, schedule.row_turn(tile), schedule.column_turn(tile));
       });
     }
-    for_each_task(batch_.workers, batch_.padded_rows / 32, [&](int64_t, int64_t task) {
-      for (int64_t i = task * 32; i < (task + 1) * 32; i += kRowsAbreast) finish_rows(i);
+    for_each_task(batch_.workers, batch_.padded_rows / 32, [&](int64_t worker, int64_t task) {
+      for (int64_t i = task * 32; i < (task + 1) * 32; i += abreast_) finish_rows(i, worker);
     });
     add_up();
   }
@@ -112,6 +113,8 @@ class Differentiation {
     l_w_ = take(has_w, panels_.size()), p_w_ = take(has_w, panels_.size());
     l_wu_ = take(weighted_, panels_.size()), p_wu_ = take(weighted_, panels_.size());
     wu_ = take(weighted_, rows * kLanes<T>), u_ = take(weighted_, rows);
+    f_ = arena.take<T>(batch_.workers.count * abreast_ * panels_.columns);
+    g_ = arena.take<T>(batch_.workers.count * abreast_ * panels_.columns);
   }
 
   T factor_of(int64_t t) const {
@@ -300,11 +303,14 @@ class Differentiation {
 
   bool is_similar_term(int64_t t) const { return problem_.similarity != nullptr && t == 1; }
 
-  void finish_rows(int64_t first) const {
+  void finish_rows(int64_t first, int64_t worker) const {
+    T *const f = f_ + worker * abreast_ * panels_.columns, *const g = g_ + (f - f_);
     if (weighted_) {
-      problem_.second_only ? finish_rows<true, true>(first) : finish_rows<true, false>(first);
+      problem_.second_only ? finish_rows<true, true>(first, f, g)
+                           : finish_rows<true, false>(first, f, g);
     } else {
-      problem_.second_only ? finish_rows<false, true>(first) : finish_rows<false, false>(first);
+      problem_.second_only ? finish_rows<false, true>(first, f, g)
+                           : finish_rows<false, false>(first, f, g);
     }
   }
 
@@ -328,12 +334,12 @@ class Differentiation {
 
   // Term t, and level t if there is one, of a row: their losses, and their parts of
   //
-  //   F = sum of factors and differences to partners of L   in the place of W, and
-  //   G = the same of P                                     in the place of V,
+  //   F = sum of factors and differences to partners of L, and
+  //   G = the same of P,
   //
-  // to which those of the term after it are added. Returns its part of P . F.
+  // which are added to those of the terms after it. Returns its part of P . F.
   template <bool kWeighted, bool kSecondOnly>
-  PAIRLOSS_INLINE double finish_term(int64_t t, int64_t i, T u, T w) const {
+  PAIRLOSS_INLINE double finish_term(int64_t t, int64_t i, T u, T w, T* f_of, T* g_of) const {
     // Copies: what is stored below could be anything of this, as far as the compiler knows.
     const Term<T> term = terms_[t];
     const int64_t side = batch_.side_of(i);
@@ -344,8 +350,6 @@ class Differentiation {
     const ClassMeans<T> means =
         similar.means != nullptr ? *similar.means : ClassMeans<T>{panels_, 0, nullptr, nullptr};
     const bool has_similar = similar.means != nullptr, is_last = t + 1 == term_count_;
-    const T* const f_after = is_last ? nullptr : terms_[t + 1].w.sum;
-    const T* const g_after = is_last ? nullptr : terms_[t + 1].v.sum;
     const T *const p_of = batch_.p, *const l_of = batch_.l;
     Vec<T> p_w{}, l_v{}, spread{}, p_similar{};
     for_each_vector(
@@ -370,11 +374,12 @@ class Differentiation {
             g += of_p * similar.factor;
           }
           if (!is_last) {
-            f += load(f_after + at);
-            g += load(g_after + at);
+            f += load(f_of);
+            g += load(g_of);
           }
-          if constexpr (!kSecondOnly) store(term.w.sum + at, f);
-          store(term.v.sum + at, g);
+          store(f_of, f);
+          store(g_of, g);
+          f_of += kLanes<T>, g_of += kLanes<T>;
         });
     const double along_w = horizontal_sum<T>(p_w);
     set_loss(t, i, w, along_w, l_v);
@@ -384,27 +389,36 @@ class Differentiation {
   }
 
   // Each step of a row waits for a sum over its columns: so several rows take it one after the
-  // other.
-  static constexpr int64_t kRowsAbreast = 16;
+  // other, as many as have their F and G in the cache.
+  static constexpr int64_t kMostAbreast = 16, kAbreastElements = 2048;
 
+  static int64_t rows_abreast(int64_t columns) {
+    int64_t rows = kMostAbreast;
+    while (rows > 1 && rows * columns > kAbreastElements) rows /= 2;
+    return rows;
+  }
+
+  // f and g: F and G of the rows, one after the other.
   template <bool kWeighted, bool kSecondOnly>
-  void finish_rows(int64_t first) const {
-    T d[kRowsAbreast], rest[kRowsAbreast];
-    const int64_t end = first + kRowsAbreast;
-    for (int64_t i = first; i < end; ++i) {
-      d[i - first] = static_cast<T>(finish_terms<kWeighted, kSecondOnly>(i));
-    }
+  void finish_rows(int64_t first, T* f, T* g) const {
+    T d[kMostAbreast], rest[kMostAbreast];
+    const int64_t end = first + abreast_;
     const Panels<T> panels = panels_;
-    const T *const p_of = batch_.p, *const f_of = terms_[0].w.sum;
-    T* const z_of = terms_[0].v.sum;  // the gradient, in the place of G
+    for (int64_t i = first; i < end; ++i) {
+      const int64_t at = (i - first) * panels.columns;
+      d[i - first] = static_cast<T>(finish_terms<kWeighted, kSecondOnly>(i, f + at, g + at));
+    }
+    const T* const p_of = batch_.p;
     for (int64_t i = first; i < end; ++i) {
       if (!has_gradient(i)) continue;
+      const T* const f_of = f + (i - first) * panels.columns;
+      T* const z_of = g + (i - first) * panels.columns;  // the gradient, in the place of G
       Vec<T> sum{};
-      for_each_vector(panels, i, [&](int64_t at, int64_t) {
-        Vec<T> z = load(z_of + at);
-        if constexpr (!kSecondOnly) z += load(p_of + at) * (load(f_of + at) - d[i - first]);
+      for_each_vector(panels, i, [&](int64_t at, int64_t column) {
+        Vec<T> z = load(z_of + column);
+        if constexpr (!kSecondOnly) z += load(p_of + at) * (load(f_of + column) - d[i - first]);
         sum += z;
-        store(z_of + at, z);
+        store(z_of + column, z);
       });
       rest[i - first] = static_cast<T>(horizontal_sum<T>(sum));
     }
@@ -414,9 +428,10 @@ class Differentiation {
     for (int64_t i = first; i < end; ++i) {
       if (!has_gradient(i)) continue;
       const T w = batch_.sample_weight(i);
+      const T* const z_of = g + (i - first) * panels.columns;
       T* const to = grad_row(i);
       for_each_vector(panels, i, [&](int64_t at, int64_t column) {
-        const Vec<T> z = load(z_of + at) - load(p_of + at) * rest[i - first];
+        const Vec<T> z = load(z_of + column) - load(p_of + at) * rest[i - first];
         store_first(to + column, k - column, z * w);
       });
     }
@@ -428,18 +443,20 @@ class Differentiation {
 
   // The losses of a row, F and G; returns P . F.
   template <bool kWeighted, bool kSecondOnly>
-  double finish_terms(int64_t i) const {
+  double finish_terms(int64_t i, T* f, T* g) const {
     if (!batch_.is_row(i)) {
       for (int64_t t = 0; t < term_count_; ++t) terms_[t].loss[i] = 0.0;
-      for (int64_t g = 0; g < problem_.level_count; ++g) {
-        similar_[g * batch_.padded_rows + i] = 0.0;
+      for (int64_t level = 0; level < problem_.level_count; ++level) {
+        similar_[level * batch_.padded_rows + i] = 0.0;
       }
       return 0.0;
     }
     const T u = kWeighted ? u_[i] : T(1);
     const T w = batch_.sample_weight(i);
     double p_f = 0.0;
-    for (int64_t t = term_count_; t-- > 0;) p_f += finish_term<kWeighted, kSecondOnly>(t, i, u, w);
+    for (int64_t t = term_count_; t-- > 0;) {
+      p_f += finish_term<kWeighted, kSecondOnly>(t, i, u, w, f, g);
+    }
     return batch_.infinite != nullptr && batch_.infinite[i] != 0 ? NAN : p_f;
   }
 
@@ -490,6 +507,7 @@ class Differentiation {
   const Problem& problem_;
   Batch<T> batch_;
   const Panels<T>& panels_;
+  const int64_t abreast_;
   const T* row_weights_;
   const bool weighted_;
   Tiles<T> tiles_;
@@ -502,6 +520,7 @@ class Differentiation {
   Sources<T> l_sources_, p_sources_;
   T *l_w_, *p_w_, *l_wu_, *p_wu_;  // L and P times sample weights, and times row weights too
   T *wu_, *u_;                     // row weights (wu_: one vector per row)
+  T *f_, *g_;                      // of abreast_ rows, for each worker
   double* similar_;                // per level and row: its part of the loss
   Infinities<T>* infinities_ = nullptr;
 };
