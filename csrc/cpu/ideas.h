@@ -11,7 +11,7 @@ namespace pairloss::cpu {
 
 enum class Idea {
   nothing,
-  class_order,     // rows of a class stand together, from 513 rows          labels.cpp
+  class_order,     // rows of a class stand together                        labels.cpp
   likeness_order,  // within a class, rows that are alike                   batch.h
   certificates,    // blocks of pairs on one side of the margin             certificates.h
   coarse_first,    // which pairs are active, in bfloat16 or integers first amx.h, vnni.h

@@ -95,10 +95,6 @@ Level make_level(const int64_t* labels, int64_t n, const int64_t* ref_labels, in
   return level;
 }
 
-// With fewer, tiles are too few for their classes to differ, and the order costs more than it
-// saves.
-constexpr int64_t kLeastOrderedRows = 513;
-
 Arrangement::Arrangement(const Level* levels, int64_t level_count, int64_t n, int64_t m,
                          const Likeness* likeness, int64_t columns, int64_t alignment) {
   for (int64_t side = 0; side < 2; ++side) {
@@ -127,10 +123,10 @@ void Arrangement::arrange(const Level* levels, int64_t level_count, int64_t side
     sort_by(order, 256, [&](int64_t i) { return likeness[i].confidence; });
     sort_by(order, columns, [&](int64_t i) { return likeness[i].largest; });
   }
-  const bool by_class =
-      uses<Idea::class_order> && static_cast<int64_t>(order.size()) >= kLeastOrderedRows;
   std::vector<const Level*> coarsest_last;
-  for (int64_t g = 0; by_class && g < level_count; ++g) coarsest_last.push_back(levels + g);
+  for (int64_t g = 0; uses<Idea::class_order> && g < level_count; ++g) {
+    coarsest_last.push_back(levels + g);
+  }
   if (level_count > 1) {
     std::stable_sort(coarsest_last.begin(), coarsest_last.end(),
                      [](const Level* a, const Level* b) { return a->classes > b->classes; });
