@@ -88,13 +88,14 @@ Results evaluate(const Arguments& a) {
 
   Tensor stats = empty_like_device(z, {kStats, levels}, ScalarType::Double);
   Tensor loss = per_row ? empty_like_device(z, {n}, dtype) : empty_like_device(z, {}, dtype);
-  const cpu::Workers workers = cpu::workers_for(work_of(a));
+  const double work = work_of(a);
+  const cpu::Workers workers = cpu::workers_for(work);
   const std::vector<cpu::Level> of_levels = make_levels(a, workers);
   cpu::Problem problem = make_problem(a, of_levels);
   const bool with_grad = a.with_grad && !per_row, with_ref_grad = a.with_ref_grad && !per_row;
   const auto [grad, ref_grad] = make_gradients(a, with_grad, with_ref_grad, problem);
 
-  const cpu::Kernels& kernels = cpu::kernels_for(cpu::capability_for(work_of(a)));
+  const cpu::Kernels& kernels = cpu::kernels_for(cpu::capability_for(work));
   std::vector<cpu::PairSums> sums(levels);
   if (with_grad || with_ref_grad) {
     kernels.gradient(problem, workers, nullptr, sums.data());
@@ -121,13 +122,14 @@ Results evaluate(const Arguments& a) {
 }
 
 Gradients differentiate(const Arguments& a, const Tensor& upstream) {
-  const cpu::Workers workers = cpu::workers_for(work_of(a));
+  const double work = work_of(a);
+  const cpu::Workers workers = cpu::workers_for(work);
   const std::vector<cpu::Level> levels = make_levels(a, workers);
   cpu::Problem problem = make_problem(a, levels);
   const auto [grad, ref_grad] = make_gradients(a, a.with_grad, a.with_ref_grad, problem);
   if (a.with_grad || a.with_ref_grad) {
     std::vector<cpu::PairSums> sums(levels.size());
-    cpu::kernels_for(cpu::capability_for(work_of(a)))
+    cpu::kernels_for(cpu::capability_for(work))
         .gradient(problem, workers, upstream.const_data_ptr(), sums.data());
   }
   return {torch::stable::to(grad, a.logits.scalar_type()),

@@ -22,7 +22,7 @@ class Supports {
     for (int64_t c = 0; c < problem.k; ++c) {
       const uint64_t bit = uint64_t{1} << c % 64;
       if (p[panels.element(position, c)] > 0) positive[c / 64] |= bit;
-      // As in make_row: a finite logit may be too far below the largest.
+      // As in make_rows: a finite logit may be too far below the largest.
       if (logits.z[c] - largest > -static_cast<T>(INFINITY)) allowed[c / 64] |= bit;
     }
   }

@@ -196,6 +196,15 @@ PAIRLOSS_INLINE T horizontal_max(Vec<T> v) {
   return largest;
 }
 
+// The polynomial with these coefficients, the highest first, by Horner's rule.
+template <class T, int kCount>
+PAIRLOSS_INLINE Vec<T> polynomial(Vec<T> x, const T (&coefficients)[kCount]) {
+  Vec<T> y = broadcast(coefficients[0]);
+#pragma GCC unroll 8
+  for (int i = 1; i < kCount; ++i) y = y * x + coefficients[i];
+  return y;
+}
+
 // exp(x) for x <= 0, 0 below the smallest normal number; NaN is not kept. float: 1 ulp, by 2^n
 // times the degree 6 polynomial of Cephes (S. Moshier, expf) on |r| <= log(2) / 2.
 PAIRLOSS_INLINE Vec<float> exp_nonpositive(Vec<float> x) {
@@ -205,12 +214,8 @@ PAIRLOSS_INLINE Vec<float> exp_nonpositive(Vec<float> x) {
   const Vec<float> shifted = x * 1.44269504088896341f + magic;
   const Vec<float> n = shifted - magic;
   const Vec<float> r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
-  Vec<float> p = broadcast(1.9875691500e-4f);
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
+  Vec<float> p = polynomial<float>(r, {1.9875691500e-4f, 1.3981999507e-3f, 8.3334519073e-3f,
+                                       4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f});
   p = (p * r * r + r) + 1.0f;
   const Vec<float> y = (Vec<float>)((U)p + ((U)shifted << 23));
   return x > -87.0f ? y : Vec<float>{};
@@ -230,13 +235,10 @@ PAIRLOSS_INLINE Vec<double> log_from_one(Vec<double> x) {
   const I n = ((I)x - kRootOfHalf) >> 52;
   const Vec<double> f = (Vec<double>)((I)x - (n << 52)) - 1.0;
   const Vec<double> s = f / (f + 2.0), z = s * s, half = f * f * 0.5;
-  Vec<double> r = broadcast(1.479819860511658591e-01);
-  r = r * z + 1.531383769920937332e-01;
-  r = r * z + 1.818357216161805012e-01;
-  r = r * z + 2.222219843214978396e-01;
-  r = r * z + 2.857142874366239149e-01;
-  r = r * z + 3.999999999940941908e-01;
-  r = r * z + 6.666666666666735130e-01;
+  const Vec<double> r = polynomial<double>(
+      z, {1.479819860511658591e-01, 1.531383769920937332e-01, 1.818357216161805012e-01,
+          2.222219843214978396e-01, 2.857142874366239149e-01, 3.999999999940941908e-01,
+          6.666666666666735130e-01});
   const Vec<double> e = __builtin_convertvector(n, Vec<double>);
   const Vec<double> low = s * (half + r * z) + e * 1.90821492927058770002e-10;
   const Vec<double> y = e * 6.93147180369123816490e-01 - ((half - low) - f);
