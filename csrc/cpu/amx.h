@@ -173,7 +173,9 @@ struct AmxTiles {
 
   // The tiles and thresholds of rows row .. row + 15.
   void pack_group(int64_t row) {
-    Vec<float> entropy[kTileRows] = {};
+    Vec<float> entropy[kTileRows];
+    for (Vec<float>& of_row : entropy) of_row = Vec<float>{};
+    const PlaceAbreast place_p(abreast, 0, kTileRows), place_l(abreast, kTileRows, 0);
     for (int64_t step = 0; step < steps; ++step) {
       const int64_t column = step * kTileDepth;
       const bool is_abreast = abreast > 0 && step == steps - 1;
@@ -190,8 +192,8 @@ struct AmxTiles {
         if (is_abreast) {
           const __m512 p_rest = p_r - round_to_bfloat16(p_r);
           const __m512 l_rest = log_p - round_to_bfloat16(log_p);
-          _mm512_storeu_si512(to_p, place_abreast(narrow(p_r, p_rest), 0, kTileRows));
-          _mm512_storeu_si512(to_l, place_abreast(narrow(log_p, l_rest), kTileRows, 0));
+          _mm512_storeu_si512(to_p, place_p(narrow(p_r, p_rest)));
+          _mm512_storeu_si512(to_l, place_l(narrow(log_p, l_rest)));
           continue;
         }
         __m512 p_second{}, l_second{};
@@ -210,10 +212,10 @@ struct AmxTiles {
     constexpr double kRounding = 4e-6;
     const double error = screen_error();
     double widest = row % 32 == 0 ? 0.0 : unclear[row / 32];
-    for (int64_t r = 0; r < kTileRows; ++r) {
-      const double t = horizontal_sum<float>(entropy[r]) - margin;
-      threshold[row + r] = static_cast<float>(t);
-      const double distance = -t * error + kRounding;
+    for (int64_t r = 0; r < kTileRows; r += kLanes<double>) {
+      const Vec<double> t = horizontal_sums<float>(entropy + r) - margin;
+      store_rounded(threshold + row + r, t);
+      const double distance = kRounding - error * _mm512_reduce_min_pd((__m512d)t);
       widest = widest > distance ? widest : distance;
     }
     unclear[row / 32] = static_cast<float>(widest);
@@ -333,14 +335,22 @@ struct AmxTiles {
 
   // From [hi (16) | lo (16)]: hi of the columns abreast, then the units that begin at `second`,
   // then those that begin at `third`; zeros.
-  PAIRLOSS_INLINE __m512i place_abreast(__m512i units, int64_t second, int64_t third) const {
-    const __m512i number = _mm512_load_si512(kNumbers.of);
-    const auto from = [&](int64_t part) { return uint32_t{~0u} << part * abreast; };
-    const auto shift = [&](int64_t by) { return _mm512_set1_epi16(static_cast<int16_t>(by)); };
-    __m512i unit = _mm512_mask_add_epi16(number, from(1), number, shift(second - abreast));
-    unit = _mm512_mask_add_epi16(unit, from(2), number, shift(third - 2 * abreast));
-    return _mm512_maskz_permutexvar_epi16(~from(3), unit, units);
-  }
+  struct PlaceAbreast {
+    __m512i unit;
+    uint32_t used;
+
+    PAIRLOSS_INLINE PlaceAbreast(int64_t abreast, int64_t second, int64_t third) {
+      const __m512i number = _mm512_load_si512(kNumbers.of);
+      const auto from = [&](int64_t part) { return uint32_t{~0u} << part * abreast; };
+      const auto shift = [&](int64_t by) { return _mm512_set1_epi16(static_cast<int16_t>(by)); };
+      unit = _mm512_mask_add_epi16(number, from(1), number, shift(second - abreast));
+      unit = _mm512_mask_add_epi16(unit, from(2), number, shift(third - 2 * abreast));
+      used = ~from(3);
+    }
+    PAIRLOSS_INLINE __m512i operator()(__m512i units) const {
+      return _mm512_maskz_permutexvar_epi16(used, unit, units);
+    }
+  };
 
   // A row of L is a column of a B-tile, by pairs of units.
   PAIRLOSS_INLINE static void transpose_tile(uint16_t* tile) {

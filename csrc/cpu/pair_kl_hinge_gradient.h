@@ -314,82 +314,115 @@ class Differentiation {
     }
   }
 
-  // The similar pairs of a row in one level: their means, and what their differences weigh.
+  // What the rows of one block have in common in term t, and in level t if there is one. Copies:
+  // what is stored between two reads could be anything of this, as far as the compiler knows.
+  struct Common {
+    Term<T> term;
+    Panels<T> panels;
+    const T *p, *l, *h;
+    double margin;
+    bool sums_w, sums_v, is_last;
+    bool by_w, by_partners;  // what the losses come from: W; or V of the pairs' other rows
+    // The level's similar pairs. means: of the side that the partners are on; null: there are none.
+    ClassMeans<T> means;
+    const int32_t* id;
+    int64_t least_size;
+    T factor;
+  };
+
+  PAIRLOSS_INLINE Common common_of(int64_t t, int64_t side) const {
+    const ClassMeans<T> none{panels_, 0, nullptr, nullptr};
+    const bool has_means = t < problem_.level_count && batch_.has_means();
+    return {terms_[t],
+            panels_,
+            batch_.p,
+            batch_.l,
+            batch_.h,
+            is_similar_term(t) ? 0.0 : problem_.margin,
+            sums_w_[side],
+            sums_v_[side],
+            t + 1 == term_count_,
+            by_w_[side],
+            !by_w_[batch_.partner(side)],
+            has_means ? batch_.means_of(t, batch_.partner(side)) : none,
+            has_means ? batch_.levels[t].id : nullptr,
+            problem_.cross ? 1 : 2,
+            has_means ? static_cast<T>(problem_.levels[t].similar_scale) : T(0)};
+  }
+
+  // A row's similar pairs in one level: its class, -1 if there are none, and what their differences
+  // weigh.
   struct SimilarPart {
-    const ClassMeans<T>* means = nullptr;  // null: there are none
-    int64_t c = 0;
-    T factor = 0, weight = 0;
+    int64_t c;
+    T weight;
   };
 
   template <bool kWeighted>
-  SimilarPart similar_part(int64_t g, int64_t i, T u) const {
-    const int64_t c = batch_.levels[g].id[i];
-    if (!batch_.has_means() || c < 0) return {};
-    const ClassMeans<T>& means = batch_.means_of(g, batch_.partner(batch_.side_of(i)));
-    if (means.size(c) < (problem_.cross ? 1 : 2)) return {};
+  PAIRLOSS_INLINE static SimilarPart similar_part(const Common& common, int64_t i, T u) {
+    const ClassMeans<T>& means = common.means;
+    const int64_t c = common.id != nullptr ? common.id[i] : -1;
+    if (c < 0 || means.size(c) < common.least_size) return {-1, 0};
     T weight = means.weight[c];
     if constexpr (kWeighted) weight = weight * u + means.weighted_weight[c];
-    return {&means, c, static_cast<T>(problem_.levels[g].similar_scale), weight};
+    return {c, weight};
   }
 
-  // Term t, and level t if there is one, of a row: their losses, and their parts of
+  // Sums over a row's columns, by lanes: of P times the differences of L to its partners of one
+  // term, of L times those of P, and of its similar pairs in one level s_i and P times their
+  // differences of L.
+  struct Products {
+    Vec<T> p_w, l_v, spread, p_similar;
+  };
+
+  // A term's parts of a row's
   //
   //   F = sum of factors and differences to partners of L, and
   //   G = the same of P,
   //
-  // which are added to those of the terms after it. Returns its part of P . F.
-  template <bool kWeighted, bool kSecondOnly>
-  PAIRLOSS_INLINE double finish_term(int64_t t, int64_t i, T u, T w, T* f_of, T* g_of) const {
-    // Copies: what is stored below could be anything of this, as far as the compiler knows.
-    const Term<T> term = terms_[t];
-    const int64_t side = batch_.side_of(i);
-    const auto of_w = term.w.template row<kWeighted>(i, u, sums_w_[side]);
-    const auto of_v = term.v.template row<kWeighted>(i, u, sums_v_[side]);
-    const SimilarPart similar =
-        t < problem_.level_count ? similar_part<kWeighted>(t, i, u) : SimilarPart{};
-    const ClassMeans<T> means =
-        similar.means != nullptr ? *similar.means : ClassMeans<T>{panels_, 0, nullptr, nullptr};
-    const bool has_similar = similar.means != nullptr, is_last = t + 1 == term_count_;
-    const T *const p_of = batch_.p, *const l_of = batch_.l;
-    Vec<T> p_w{}, l_v{}, spread{}, p_similar{};
-    for_each_vector(
-        Panels<T>(panels_), i, means.panels, similar.c, [&](int64_t at, int64_t at_class) {
-          const Vec<T> p = load(p_of + at), l = load(l_of + at);
-          Vec<T> f = of_w.difference(l, at), g = of_v.difference(p, at);
-          p_w += p * f;
-          l_v += l * g;
-          f *= term.factor;
-          g *= term.factor;
-          if (has_similar) {
-            Vec<T> of_l = l - load(means.l + at_class), of_p = p - load(means.p + at_class);
-            spread += of_p * of_l;
-            of_l *= similar.weight;
-            of_p *= similar.weight;
-            if constexpr (kWeighted) {
-              of_l -= load(means.weighted_l + at_class);
-              of_p -= load(means.weighted_p + at_class);
-            }
-            p_similar += p * of_l;
-            f += of_l * similar.factor;
-            g += of_p * similar.factor;
-          }
-          if (!is_last) {
-            f += load(f_of);
-            g += load(g_of);
-          }
-          store(f_of, f);
-          store(g_of, g);
-          f_of += kLanes<T>, g_of += kLanes<T>;
-        });
-    const double along_w = horizontal_sum<T>(p_w);
-    set_loss(t, i, w, along_w, l_v);
-    if (t < problem_.level_count) set_similar_loss(t, i, w, similar, spread);
-    if constexpr (kSecondOnly) return 0.0;
-    return term.factor * along_w + similar.factor * horizontal_sum<T>(p_similar);
+  // which are added to those of the terms after it.
+  template <bool kWeighted>
+  PAIRLOSS_INLINE static Products add_term(const Common& common, int64_t i, T u,
+                                           const SimilarPart& similar, T* f_of, T* g_of) {
+    const auto of_w = common.term.w.template row<kWeighted>(i, u, common.sums_w);
+    const auto of_v = common.term.v.template row<kWeighted>(i, u, common.sums_v);
+    const ClassMeans<T>& means = common.means;
+    const bool has_similar = similar.c >= 0;
+    Products sums{};
+    for_each_vector(common.panels, i, means.panels, has_similar ? similar.c : 0,
+                    [&](int64_t at, int64_t at_class) {
+                      const Vec<T> p = load(common.p + at), l = load(common.l + at);
+                      Vec<T> f = of_w.difference(l, at), g = of_v.difference(p, at);
+                      sums.p_w += p * f;
+                      sums.l_v += l * g;
+                      f *= common.term.factor;
+                      g *= common.term.factor;
+                      if (has_similar) {
+                        Vec<T> of_l = l - load(means.l + at_class),
+                               of_p = p - load(means.p + at_class);
+                        sums.spread += of_p * of_l;
+                        of_l *= similar.weight;
+                        of_p *= similar.weight;
+                        if constexpr (kWeighted) {
+                          of_l -= load(means.weighted_l + at_class);
+                          of_p -= load(means.weighted_p + at_class);
+                        }
+                        sums.p_similar += p * of_l;
+                        f += of_l * common.factor;
+                        g += of_p * common.factor;
+                      }
+                      if (!common.is_last) {
+                        f += load(f_of);
+                        g += load(g_of);
+                      }
+                      store(f_of, f);
+                      store(g_of, g);
+                      f_of += kLanes<T>, g_of += kLanes<T>;
+                    });
+    return sums;
   }
 
   // Each step of a row waits for a sum over its columns: so several rows take it one after the
-  // other, as many as have their F and G in the cache.
+  // other, as many as have their F and G in the cache; and lanes of several rows are added at once.
   static constexpr int64_t kMostAbreast = 16, kAbreastElements = 2048;
 
   static int64_t rows_abreast(int64_t columns) {
@@ -398,40 +431,58 @@ class Differentiation {
     return rows;
   }
 
+  // One number, and its sum over the lanes, of every row abreast.
+  struct RowSums {
+    const int64_t rows;
+    Vec<T> by_lanes[kMostAbreast];
+    double of_row[kMostAbreast];
+
+    explicit RowSums(int64_t rows) : rows(rows) {
+      for (int64_t r = rows; r < kLanes<double>; ++r) by_lanes[r] = Vec<T>{};
+    }
+    void add_lanes() {
+      for (int64_t r = 0; r < rows; r += kLanes<double>) {
+        store(of_row + r, horizontal_sums<T>(by_lanes + r));
+      }
+    }
+  };
+
   // f and g: F and G of the rows, one after the other.
   template <bool kWeighted, bool kSecondOnly>
   void finish_rows(int64_t first, T* f, T* g) const {
-    T d[kMostAbreast], rest[kMostAbreast];
+    double p_f[kMostAbreast] = {};  // P . F
+    for (int64_t t = term_count_; t-- > 0;) finish_term<kWeighted>(t, first, f, g, p_f);
     const int64_t end = first + abreast_;
     const Panels<T> panels = panels_;
-    for (int64_t i = first; i < end; ++i) {
-      const int64_t at = (i - first) * panels.columns;
-      d[i - first] = static_cast<T>(finish_terms<kWeighted, kSecondOnly>(i, f + at, g + at));
-    }
     const T* const p_of = batch_.p;
+    RowSums rest(abreast_);
     for (int64_t i = first; i < end; ++i) {
+      rest.by_lanes[i - first] = Vec<T>{};
       if (!has_gradient(i)) continue;
+      const bool is_infinite = batch_.infinite != nullptr && batch_.infinite[i] != 0;
+      const T d = static_cast<T>(is_infinite ? NAN : p_f[i - first]);
       const T* const f_of = f + (i - first) * panels.columns;
       T* const z_of = g + (i - first) * panels.columns;  // the gradient, in the place of G
       Vec<T> sum{};
       for_each_vector(panels, i, [&](int64_t at, int64_t column) {
         Vec<T> z = load(z_of + column);
-        if constexpr (!kSecondOnly) z += load(p_of + at) * (load(f_of + column) - d[i - first]);
+        if constexpr (!kSecondOnly) z += load(p_of + at) * (load(f_of + column) - d);
         sum += z;
         store(z_of + column, z);
       });
-      rest[i - first] = static_cast<T>(horizontal_sum<T>(sum));
+      rest.by_lanes[i - first] = sum;
     }
+    rest.add_lanes();
     // Over the classes a gradient adds up to 0, and what rounding leaves of that sum is taken away
     // by P: where P is nearly one-hot, the largest element is a difference of large numbers.
     const int64_t k = problem_.k;
     for (int64_t i = first; i < end; ++i) {
       if (!has_gradient(i)) continue;
-      const T w = batch_.sample_weight(i);
+      const T w = batch_.sample_weight(i), of_rest = static_cast<T>(rest.of_row[i - first]);
       const T* const z_of = g + (i - first) * panels.columns;
       T* const to = grad_row(i);
       for_each_vector(panels, i, [&](int64_t at, int64_t column) {
-        const Vec<T> z = load(z_of + column) - load(p_of + at) * rest[i - first];
+        const Vec<T> z = load(z_of + column) - load(p_of + at) * of_rest;
         store_first(to + column, k - column, z * w);
       });
     }
@@ -441,50 +492,57 @@ class Differentiation {
     return batch_.is_row(i) && problem_.sides[batch_.side_of(i)].grad != nullptr;
   }
 
-  // The losses of a row, F and G; returns P . F.
-  template <bool kWeighted, bool kSecondOnly>
-  double finish_terms(int64_t i, T* f, T* g) const {
-    if (!batch_.is_row(i)) {
-      for (int64_t t = 0; t < term_count_; ++t) terms_[t].loss[i] = 0.0;
-      for (int64_t level = 0; level < problem_.level_count; ++level) {
-        similar_[level * batch_.padded_rows + i] = 0.0;
+  // Term t, and level t if there is one, of some rows: their losses, and what they add to F, G and
+  // P . F.
+  template <bool kWeighted>
+  void finish_term(int64_t t, int64_t first, T* f, T* g, double* p_f) const {
+    const Common common = common_of(t, batch_.side_of(first));
+    RowSums p_w(abreast_), l_v(abreast_), spread(abreast_), p_similar(abreast_);
+    SimilarPart similar[kMostAbreast];
+    for (int64_t r = 0; r < abreast_; ++r) {
+      const int64_t i = first + r, at = r * common.panels.columns;
+      Products sums{};
+      similar[r] = {-1, 0};
+      if (batch_.is_row(i)) {
+        const T u = kWeighted ? u_[i] : T(1);
+        similar[r] = similar_part<kWeighted>(common, i, u);
+        sums = add_term<kWeighted>(common, i, u, similar[r], f + at, g + at);
       }
-      return 0.0;
+      p_w.by_lanes[r] = sums.p_w, l_v.by_lanes[r] = sums.l_v;
+      spread.by_lanes[r] = sums.spread, p_similar.by_lanes[r] = sums.p_similar;
     }
-    const T u = kWeighted ? u_[i] : T(1);
-    const T w = batch_.sample_weight(i);
-    double p_f = 0.0;
-    for (int64_t t = term_count_; t-- > 0;) {
-      p_f += finish_term<kWeighted, kSecondOnly>(t, i, u, w, f, g);
+    for (RowSums* sums : {&p_w, &l_v, &spread, &p_similar}) sums->add_lanes();
+    double* const similar_losses =
+        t < problem_.level_count ? similar_ + t * batch_.padded_rows : nullptr;
+    for (int64_t r = 0; r < abreast_; ++r) {
+      const int64_t i = first + r;
+      const T w = batch_.sample_weight(i);
+      common.term.loss[i] = w * loss_of(common, i, p_w.of_row[r], l_v.of_row[r]);
+      if (similar_losses != nullptr) {
+        similar_losses[i] = similar_loss_of(common, i, w, similar[r], spread.of_row[r]);
+      }
+      p_f[r] += common.term.factor * p_w.of_row[r] + common.factor * p_similar.of_row[r];
     }
-    return batch_.infinite != nullptr && batch_.infinite[i] != 0 ? NAN : p_f;
   }
 
   // What a row's pairs of one term lose, from P . W and L . V.
-  void set_loss(int64_t t, int64_t i, T w, double p_w, Vec<T> l_v) const {
-    const Term<T>& term = terms_[t];
-    const int64_t side = batch_.side_of(i);
-    const double margin = is_similar_term(t) ? 0.0 : problem_.margin;
-    const double h = batch_.h[i], weight = term.w.total_weight(i);
-    double loss = by_w_[side] ? margin * weight - p_w : weight * (margin - h);
+  PAIRLOSS_INLINE static double loss_of(const Common& common, int64_t i, double p_w, double l_v) {
+    const double h = common.h[i], weight = common.term.w.total_weight(i);
+    const double loss = common.by_w ? common.margin * weight - p_w : weight * (common.margin - h);
     // With neither W nor V of this row, its loss is that of the pairs' other rows.
-    if (!by_w_[batch_.partner(side)]) {
-      loss -= horizontal_sum<T>(l_v) - term.v.total_weight(i) * h;
-    }
-    term.loss[i] = w * loss;
+    return common.by_partners ? loss - (l_v - common.term.v.total_weight(i) * h) : loss;
   }
 
-  // What its similar pairs of one level lose. spread: s_i of similar.h, by lanes.
-  void set_similar_loss(int64_t g, int64_t i, T w, const SimilarPart& part, Vec<T> spread) const {
-    double& loss = similar_[g * batch_.padded_rows + i];
-    loss = 0.0;
+  // What its similar pairs of one level lose. spread: s_i of similar.h.
+  PAIRLOSS_INLINE double similar_loss_of(const Common& common, int64_t i, T w,
+                                         const SimilarPart& similar, double spread) const {
     const bool first_side = batch_.side_of(i) == 0;
-    if (part.means != nullptr) {
-      loss = w * part.means->weight[part.c] * horizontal_sum<T>(spread);
-      // With a reference set, both directions of every pair, once.
-      if (problem_.cross) loss = first_side ? loss + w * part.means->rest[part.c] : 0.0;
-    }
-    if (first_side && batch_.infinite != nullptr && batch_.infinite[i] != 0) loss = INFINITY;
+    if (first_side && batch_.infinite != nullptr && batch_.infinite[i] != 0) return INFINITY;
+    if (similar.c < 0) return 0.0;
+    const double loss = w * common.means.weight[similar.c] * spread;
+    // With a reference set, both directions of every pair, once.
+    if (!problem_.cross) return loss;
+    return first_side ? loss + w * common.means.rest[similar.c] : 0.0;
   }
 
   void add_up() const {

@@ -34,6 +34,8 @@ struct LevelIds {
   void keep_dissimilar(Span rows, Span columns, const IdRange& of_columns, const uint32_t* bits,
                        uint32_t* kept) const {
     const int64_t words = round_up(columns.size(), 32) / 32;
+    uint32_t dissimilar[kLargestTile / 32];  // to rows of one class, which stand together
+    int32_t of_id = -1;
     for (int64_t r = 0; r < round_up(rows.size(), 32); ++r) {
       const uint32_t* from = bits + r * words;
       uint32_t* to = kept + r * words;
@@ -41,14 +43,21 @@ struct LevelIds {
       if (row_id < 0) {
         for (int64_t w = 0; w < words; ++w) to[w] = 0;
       } else if (of_columns.gaps || of_columns.contains(row_id)) {
-        const int32_t* column_id = id + columns.begin;
-        for (int64_t w = 0; w < words; ++w, column_id += 32) {
-          const uint32_t not_there = of_columns.gaps ? equal_mask(column_id, -1) : 0;
-          to[w] = from[w] & ~(equal_mask(column_id, row_id) | not_there);
-        }
+        if (row_id != of_id) find_dissimilar(columns, of_columns.gaps, row_id, dissimilar);
+        of_id = row_id;
+        for (int64_t w = 0; w < words; ++w) to[w] = from[w] & dissimilar[w];
       } else if (to != from) {
         __builtin_memcpy(to, from, words * sizeof(uint32_t));
       }
+    }
+  }
+
+  // The columns that are dissimilar to a row of one class.
+  void find_dissimilar(Span columns, bool gaps, int32_t row_id, uint32_t* dissimilar) const {
+    const int32_t* column_id = id + columns.begin;
+    for (int64_t w = 0; w * 32 < columns.size(); ++w, column_id += 32) {
+      const uint32_t not_there = gaps ? equal_mask(column_id, -1) : 0;
+      dissimilar[w] = ~(equal_mask(column_id, row_id) | not_there);
     }
   }
 

@@ -133,7 +133,7 @@ Likeness find_likeness(const LogitsRow<T>& z, const Normalizer<T>& normalizer) {
 // the row, or -1 where there is none, whose P and L are 0. known: the normalizers of all rows, or
 // null.
 template <class T, class RowOf>
-RowFlags make_rows(const Problem& problem, const Panels<T>& panels, const Reference<T>& reference,
+RowFlags make_rows(const Problem& problem, Panels<T> panels, Reference<T> reference,
                    const Normalizer<T>* known, Span positions, RowOf&& row_of, T* scratch, T* p,
                    T* l, T* h) {
   // Finite logits may lie so far apart that sums of their differences overflow.
@@ -142,45 +142,62 @@ RowFlags make_rows(const Problem& problem, const Panels<T>& panels, const Refere
   constexpr T kSmallest = sizeof(T) == 4 ? T(1.17549435e-38) : T(2.2250738585072014e-308);
   typedef typename Simd<T>::I I;
 
-  // First what leads to the sums, z - largest and its exponential, in the places of L and P. Then
-  // the logarithms of all sums at once, and the rest.
-  double sum[kRowsAtOnce], log_sum[kRowsAtOnce];
-  for (double& of_row : sum) of_row = 1.0;
-  for (int64_t i = positions.begin; i < positions.end; ++i) {
-    const int64_t row = row_of(i);
-    if (row < 0) continue;
-    const LogitsRow<T> z = read_logits(problem, row, scratch);
-    const T largest = known != nullptr ? known[row].largest : find_largest_logit(z);
+  // Each step of a row waits for a sum over its columns: so all rows take a step before the next. L
+  // is the place of z and of z - largest before, P that of its exponential.
+  const auto row_at = [&](int64_t r) { return row_of(positions.begin + r); };
+  const int64_t count = positions.size();
+  T largest[kRowsAtOnce];
+  for (int64_t r = 0; r < count; ++r) {
+    if (row_at(r) < 0) continue;
+    const LogitsRow<T> z = read_logits(problem, row_at(r), scratch);
+    Vec<T> max = z.at(0);
+    for_each_vector(panels, positions.begin + r, [&](int64_t at, int64_t column) {
+      const Vec<T> v = z.at(column);
+      max = v > max ? v : max;
+      store(l + at, v);
+    });
+    largest[r] = known != nullptr ? known[row_at(r)].largest : horizontal_max<T>(max);
+  }
+  Vec<T> partial[kRowsAtOnce];  // sums over a row's columns, by lanes
+  for (Vec<T>& of_row : partial) of_row = Vec<T>{1};
+  for (int64_t r = 0; r < count; ++r) {
+    if (row_at(r) < 0) continue;
     Vec<T> exponentials{};
-    for_each_vector(panels, i, [&](int64_t at, int64_t column) {
-      const Vec<T> shifted = z.at(column) - largest;
+    for_each_vector(panels, positions.begin + r, [&](int64_t at, int64_t) {
+      const Vec<T> shifted = load(l + at) - largest[r];
       const Vec<T> exponential = exp_nonpositive(shifted);
       exponentials += shifted == shifted ? exponential : shifted;
       store(l + at, shifted);
       store(p + at, exponential);
     });
-    sum[i - positions.begin] = known != nullptr ? known[row].sum : horizontal_sum<T>(exponentials);
+    partial[r] = exponentials;
   }
-  for (int64_t r = 0; r < kRowsAtOnce; r += kLanes<double>) {
+  double sum[kRowsAtOnce], inverse[kRowsAtOnce], log_sum[kRowsAtOnce];
+  for (int64_t r = 0; r < count; r += kLanes<double>) {
+    store(sum + r, horizontal_sums<T>(partial + r));
+    for (int64_t i = r; known != nullptr && i < r + kLanes<double> && i < count; ++i) {
+      if (row_at(i) >= 0) sum[i] = known[row_at(i)].sum;
+    }
+    store(inverse + r, 1.0 / load(sum + r));
     store(log_sum + r, log_from_one(load(sum + r)));
   }
   RowFlags flags{false, false};
   const Vec<T> infinite = broadcast(-static_cast<T>(INFINITY));
   I masked{};
   int64_t rows = 0;
-  for (int64_t i = positions.begin; i < positions.end; ++i) {
-    if (row_of(i) < 0) {
-      h[i] = 0;
+  for (int64_t r = 0; r < count; ++r) {
+    const int64_t i = positions.begin + r;
+    Vec<T> entropy{};
+    if (row_at(r) < 0) {
       for_each_vector(panels, i, [&](int64_t at, int64_t) {
         store(p + at, Vec<T>{});
         store(l + at, Vec<T>{});
       });
+      partial[r] = entropy;
       continue;
     }
-    const int64_t r = i - positions.begin;
     const T offset = static_cast<T>(log_sum[r] - reference.log_sum);
-    const T scale = static_cast<T>(1.0 / sum[r]);
-    Vec<T> entropy{};
+    const T scale = static_cast<T>(inverse[r]);
     for_each_vector(panels, i, [&](int64_t at, int64_t column) {
       const Vec<T> shifted = load(l + at);
       const I is_masked = shifted == infinite;
@@ -194,10 +211,14 @@ RowFlags make_rows(const Problem& problem, const Panels<T>& panels, const Refere
       store(p + at, probability);
       masked -= is_masked;
     });
-    h[i] = static_cast<T>(horizontal_sum<T>(entropy));
+    partial[r] = entropy;
     flags.nan |= sum[r] != sum[r];
     ++rows;
   }
+  for (int64_t r = 0; r < count; r += kLanes<double>) {
+    store(sum + r, horizontal_sums<T>(partial + r));
+  }
+  for (int64_t r = 0; r < count; ++r) h[positions.begin + r] = static_cast<T>(sum[r]);
   int64_t all_masked = 0;
   for (int64_t lane = 0; lane < kLanes<T>; ++lane) all_masked += masked[lane];
   flags.masked = all_masked > rows * (panels.columns - problem.k);  // beside the padding

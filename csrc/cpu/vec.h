@@ -15,12 +15,14 @@ struct Simd;
 template <>
 struct Simd<float> {
   typedef float V __attribute__((vector_size(PAIRLOSS_VECTOR_BYTES)));
+  typedef float InMemory __attribute__((vector_size(PAIRLOSS_VECTOR_BYTES), aligned(4)));
   typedef int32_t I __attribute__((vector_size(PAIRLOSS_VECTOR_BYTES)));
 };
 
 template <>
 struct Simd<double> {
   typedef double V __attribute__((vector_size(PAIRLOSS_VECTOR_BYTES)));
+  typedef double InMemory __attribute__((vector_size(PAIRLOSS_VECTOR_BYTES), aligned(8)));
   typedef int64_t I __attribute__((vector_size(PAIRLOSS_VECTOR_BYTES)));
 };
 
@@ -147,7 +149,7 @@ PAIRLOSS_INLINE uint32_t greater_mask(Vec<double> a, Vec<double> b) {
 }
 
 // Lanes are added in halves, in double: in the same order in every instruction set's way to do it.
-PAIRLOSS_INLINE double horizontal_sum_of(Vec<double> v) {
+PAIRLOSS_INLINE double sum_lanes(Vec<double> v) {
 #if PAIRLOSS_VECTOR_BYTES == 64
   return _mm512_reduce_add_pd((__m512d)v);
 #elif PAIRLOSS_VECTOR_BYTES == 32
@@ -164,25 +166,50 @@ PAIRLOSS_INLINE double horizontal_sum_of(Vec<double> v) {
 #endif
 }
 
-PAIRLOSS_INLINE double horizontal_sum_of(Vec<float> v) {
+// The upper half of a vector's lanes added to the lower, in double.
+PAIRLOSS_INLINE Vec<double> widened_sum(Vec<double> v) { return v; }
+
+PAIRLOSS_INLINE Vec<double> widened_sum(Vec<float> v) {
 #if PAIRLOSS_VECTOR_BYTES == 64
-  return horizontal_sum_of((Vec<double>)_mm512_cvtps_pd(_mm512_castps512_ps256((__m512)v)) +
-                           (Vec<double>)_mm512_cvtps_pd(_mm512_extractf32x8_ps((__m512)v, 1)));
+  return (Vec<double>)_mm512_cvtps_pd(_mm512_castps512_ps256((__m512)v)) +
+         (Vec<double>)_mm512_cvtps_pd(_mm512_extractf32x8_ps((__m512)v, 1));
 #elif PAIRLOSS_VECTOR_BYTES == 32
-  return horizontal_sum_of((Vec<double>)_mm256_cvtps_pd(_mm256_castps256_ps128((__m256)v)) +
-                           (Vec<double>)_mm256_cvtps_pd(_mm256_extractf128_ps((__m256)v, 1)));
+  return (Vec<double>)_mm256_cvtps_pd(_mm256_castps256_ps128((__m256)v)) +
+         (Vec<double>)_mm256_cvtps_pd(_mm256_extractf128_ps((__m256)v, 1));
 #else
   Vec<double> sum;
   for (int64_t l = 0; l < kLanes<double>; ++l) {
     sum[l] = static_cast<double>(v[l]) + static_cast<double>(v[l + kLanes<double>]);
   }
-  return horizontal_sum_of(sum);
+  return sum;
 #endif
 }
 
 template <class T>
 PAIRLOSS_INLINE double horizontal_sum(Vec<T> v) {
-  return horizontal_sum_of(v);
+  return sum_lanes(widened_sum(v));
+}
+
+// The horizontal sums of kLanes<double> vectors, to the bit. One by one each is a chain of shuffles
+// and additions that wait for each other; here every step adds halves of two vectors.
+template <class T>
+PAIRLOSS_INLINE Vec<double> horizontal_sums(const Vec<T>* v) {
+#if PAIRLOSS_VECTOR_BYTES == 64
+  const auto halves = [v](int i, int j) {  // [four of i, four of j]
+    const __m512d a = (__m512d)widened_sum(v[i]), b = (__m512d)widened_sum(v[j]);
+    return _mm512_shuffle_f64x2(a, b, 0x44) + _mm512_shuffle_f64x2(a, b, 0xee);
+  };
+  const auto quarters = [](__m512d a, __m512d b) {
+    return _mm512_shuffle_f64x2(a, b, 0x88) + _mm512_shuffle_f64x2(a, b, 0xdd);
+  };
+  const __m512d even = quarters(halves(0, 2), halves(4, 6)),
+                odd = quarters(halves(1, 3), halves(5, 7));
+  return (Vec<double>)(_mm512_unpacklo_pd(even, odd) + _mm512_unpackhi_pd(even, odd));
+#else
+  Vec<double> sums;
+  for (int64_t l = 0; l < kLanes<double>; ++l) sums[l] = horizontal_sum<T>(v[l]);
+  return sums;
+#endif
 }
 
 // Of lanes that are not NaN.

@@ -123,6 +123,16 @@ Array<T> exponential(int64_t capability, const Array<T>& x) {
   return y;
 }
 
+template <class T>
+pybind11::tuple horizontal_sums(int64_t capability, const Array<T>& x) {
+  const InsidesOf<T>& inside = insides_of<T>(capability);
+  const ssize_t rows = x.shape(0);
+  require(x.shape(1) == inside.lanes && rows % 8 == 0, "vectors, a multiple of 8");
+  Array<double> one_by_one = zeros<double>({rows}), at_once = zeros<double>({rows});
+  inside.horizontal_sums(x.data(), rows, one_by_one.mutable_data(), at_once.mutable_data());
+  return pybind11::make_tuple(one_by_one, at_once);
+}
+
 Array<double> logarithm(int64_t capability, const Array<double>& x) {
   Array<double> y = zeros<double>({x.size()});
   insides(capability).logarithm(x.data(), x.size(), y.mutable_data());
@@ -188,6 +198,11 @@ void bind_insides(pybind11::module_& m) {
   m.def("add_selected", &add_selected<double>, arg(), arg().noconvert(), arg(), arg(), arg());
   m.def("exponential", &exponential<float>, arg(), arg().noconvert());
   m.def("exponential", &exponential<double>, arg(), arg().noconvert());
+  m.def("horizontal_sums", &horizontal_sums<float>, arg(), arg().noconvert());
+  m.def("horizontal_sums", &horizontal_sums<double>, arg(), arg().noconvert());
+  m.def("lanes", [](int64_t capability, bool in_double) {
+    return in_double ? insides(capability).of_double.lanes : insides(capability).of_float.lanes;
+  });
   m.def("logarithm", &logarithm);
   m.def("half_to_float", [](int64_t capability, const Array<uint16_t>& x) {
     return widen(insides(capability).half_to_float, x);

@@ -27,6 +27,8 @@ struct InsidesOf {
   int64_t lanes, panel_width;
   // n: any.
   void (*exponential)(const T* x, int64_t n, T* y);
+  // Of x (rows, lanes), a multiple of 8 rows: one by one, and several at once.
+  void (*horizontal_sums)(const T* x, int64_t rows, double* one_by_one, double* at_once);
   void (*rows)(const Problem&, const Rows<T>&);
   // weights, of samples and of rows: (positions,), or null.
   void (*means)(const Problem&, const T* weights, const T* row_weights, const Means<T>&);

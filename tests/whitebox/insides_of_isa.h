@@ -23,6 +23,16 @@ void exponential(const T* x, int64_t n, T* y) {
   for_vectors_of(x, n, y, [](Vec<T> v) { return exp_nonpositive(v); });
 }
 
+template <class T>
+void horizontal_sums_of_rows(const T* x, int64_t rows, double* one_by_one, double* at_once) {
+  for (int64_t r = 0; r < rows; ++r) one_by_one[r] = horizontal_sum<T>(load(x + r * kLanes<T>));
+  for (int64_t r = 0; r < rows; r += kLanes<double>) {
+    Vec<T> v[kLanes<double>];
+    for (int64_t i = 0; i < kLanes<double>; ++i) v[i] = load(x + (r + i) * kLanes<T>);
+    store(at_once + r, horizontal_sums<T>(v));
+  }
+}
+
 void logarithm(const double* x, int64_t n, double* y) {
   for_vectors_of(x, n, y, [](Vec<double> v) { return log_from_one(v); });
 }
@@ -286,8 +296,9 @@ void bfloat16s(const uint16_t* x, int64_t n, float* y) {
 
 template <class T>
 constexpr InsidesOf<T> insides_of() {
-  return {kLanes<T>,      Panels<T>::kWidth, exponential<T>, rows<T>,        means<T>,
-          find_active<T>, find_certain<T>,   supports<T>,    add_selected<T>};
+  return {kLanes<T>,   Panels<T>::kWidth, exponential<T>, horizontal_sums_of_rows<T>,
+          rows<T>,     means<T>,          find_active<T>, find_certain<T>,
+          supports<T>, add_selected<T>};
 }
 
 }  // namespace

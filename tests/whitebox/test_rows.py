@@ -57,6 +57,22 @@ def test_logarithm(whitebox: ModuleType, isa: int) -> None:
     assert np.isnan(whitebox.logarithm(isa, np.array([NAN, 1.0]))).tolist() == [True, False]
 
 
+# ---- Sums over the lanes -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_horizontal_sums(whitebox: ModuleType, isa: int, dtype: type[np.floating]) -> None:
+    """Several at once are those one by one, to the bit, where every order of adding shows."""
+    rng = np.random.default_rng(0)
+    lanes = whitebox.lanes(isa, dtype is np.float64)
+    x = (rng.normal(size=(1600, lanes)) * 10.0 ** rng.uniform(-9, 9, (1600, lanes))).astype(dtype)
+    one_by_one, at_once = whitebox.horizontal_sums(isa, x)
+    np.testing.assert_array_equal(at_once, one_by_one)
+    np.testing.assert_allclose(
+        at_once, x.astype(np.longdouble).sum(1), rtol=0, atol=1e-15 * np.abs(x).max()
+    )
+
+
 # ---- Half precision ----------------------------------------------------------------------------
 
 
