@@ -224,11 +224,11 @@ void launch_tensor_products(const Problem<float>& problem, const Plan& plan,
   const int64_t blocks = tensor_product_blocks(chunk.rows, plan.classes);
   dispatch_precision(plan.precision, [&](auto mode) {
     using Factors = typename decltype(mode)::SumFactors;
-    launch(plan.equal_weights
-               ? tensor_products_kernel<kBoth, EqualWeights, Factors>
-               : tensor_products_kernel<kBoth, AnyWeights<Factors::kPlanes>, Factors>,
-           dim3(static_cast<unsigned>(blocks), chunk.product_splits), tensor_product_threads(kBoth),
-           stream, problem, chunk);
+    launch_with_shared(
+        plan.equal_weights ? tensor_products_kernel<kBoth, EqualWeights, Factors>
+                           : tensor_products_kernel<kBoth, AnyWeights<Factors::kPlanes>, Factors>,
+        dim3(static_cast<unsigned>(blocks), chunk.product_splits), tensor_product_threads(kBoth),
+        kProductSharedBytes<kBoth, Factors>, stream, problem, chunk);
   });
 }
 

@@ -42,6 +42,13 @@ __device__ T reduce_lanes(T value, Operation operation = {}) {
   return reduce_over<Operation, kLanes - 1>(value, operation);
 }
 
+// x itself, by way of a shuffle, behind which the compiler does not see: else what takes a few
+// instructions is computed again wherever it is used, in a loop each time. By all lanes.
+template <typename T>
+__device__ T keep(T x) {
+  return __shfl_sync(kAllLanes, x, static_cast<int>(threadIdx.x % kWarp));
+}
+
 // Over all threads of the block, which are whole warps; every thread gets the result.
 template <typename Operation, typename T>
 __device__ T reduce_block(T value, Operation operation = {}) {
