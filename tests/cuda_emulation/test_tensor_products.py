@@ -153,6 +153,25 @@ def test_marks_in_few_of_many_words(tensor: Kernels, words: list[int], splits: i
         assert_close(result.grad, exact[gradient].numpy(), TOLERANCE, gradient)
 
 
+@pytest.mark.parametrize(("i", "j"), [(3, 100), (100, 3), (129, 70), (70, 129)])
+def test_marks_in_one_direction(tensor: Kernels, i: int, j: int) -> None:
+    """(i, j) is a pair and (j, i) is none: row i has a mark in A alone, row j in B alone."""
+    logits = torch.randn(130, 18, generator=torch.Generator().manual_seed(0))
+    similarity = torch.zeros(130, 130, dtype=torch.int8)
+    similarity[i, j] = 1
+    p, log_p = logits.double().softmax(1), logits.double().log_softmax(1)
+    first = log_p[i] - log_p[j]
+    for gradient in GRADIENTS:
+        exact = torch.zeros(130, 18, dtype=torch.float64)
+        if gradient == "both":
+            exact[i] = p[i] * (first - p[i] @ first)
+        exact[j] = p[j] - p[i]
+        result = tensor.forward(
+            logits, similarity=similarity, gradient=gradient, reduction="sum", product_splits=1
+        )
+        assert_close(result.grad, exact.numpy(), TOLERANCE, gradient)
+
+
 def test_no_marks_at_all(tensor: Kernels) -> None:
     labels = torch.arange(70)
     assert not tensor.forward(clusters(labels, 17, classes=2), labels).grad.any()
