@@ -191,7 +191,7 @@ struct Work {
       made.chunk = take_chunk<acc_t>(workspace, made.plan, both, with_sums, with_grad);
       made.behind = take_behind(workspace, made.plan, both, with_grad, made.earlier);
       if (!certified) return;
-      made.verdicts = take_open_tiles(workspace, made.problem, made.plan, made.chunk, made.behind);
+      made.verdicts = take_open_tiles(workspace, made.plan, made.chunk, made.behind);
       made.closed = take_closed_forms(workspace, made.plan, made.chunk);
     };
     with_pass = e.stats != nullptr || e.grad != nullptr;

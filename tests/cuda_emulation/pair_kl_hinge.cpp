@@ -126,6 +126,11 @@ void run(const Call& call) {
   // writes.
   const std::unique_ptr<void, void (*)(void*)> workspace(std::aligned_alloc(256, bytes), std::free);
   std::memset(workspace.get(), 0xff, bytes);
+  Workspace taken(workspace.get());
+  Work<accumulator_t<scalar_t>>(e, choice, taken);
+  if (taken.bytes() != bytes)
+    throw emulation::Error("workspace: measured as " + std::to_string(bytes) + " bytes, takes " +
+                           std::to_string(taken.bytes()));
   run_pair_kl_hinge(e, workspace.get(), nullptr, choice);
   emulation::check_guards();
   if (call.found != nullptr) {
