@@ -4,6 +4,7 @@
 
 #include <math.h>
 
+#include "cuda/certificates.cuh"
 #include "cuda/divergences.cuh"
 #include "cuda/reductions.cuh"
 #include "cuda/tensor_divergences.cuh"
@@ -30,6 +31,10 @@ struct KindSums {
   acc_t similar = 0, dissimilar = 0;
   unsigned active = 0;
 };
+
+// What is known of the pairs of a warp in a level before they are looked at: that all take part,
+// with the same weight (but for those of a row with itself); that they also are dissimilar.
+enum class Known { nothing, full, dissimilar };
 
 // The labels in one level of the thread's rows and columns of a tile, whose first row and column of
 // the problem are given. Returns whether all of its warp take part; false where that is not to be
@@ -74,8 +79,8 @@ __device__ __forceinline__ bool load_labels(const Problem<acc_t>& problem, int l
 
 // add_level() where all pairs take part with the same weight, which is nearly everywhere: the same
 // to the bit, with far fewer instructions. There are as many of them as tensor cores need for the
-// divergences of few classes.
-template <typename acc_t>
+// divergences of few classes. kDissimilar: all are, as in most tiles of rows that are in order.
+template <bool kDissimilar, typename acc_t>
 __device__ __forceinline__ uint64_t
 add_full_level(const Scale<acc_t>& scale, acc_t margin, const int64_t (&row_labels)[kMicro],
                const int64_t (&column_labels)[kMicro], const Divergences<acc_t>& divergences,
@@ -88,7 +93,7 @@ add_full_level(const Scale<acc_t>& scale, acc_t margin, const int64_t (&row_labe
   for (int r = 0; r < kMicro; ++r) {
 #pragma unroll
     for (int c = 0; c < kMicro; ++c) {
-      const bool similar = row_labels[r] == column_labels[c];
+      const bool similar = !kDissimilar && row_labels[r] == column_labels[c];
       const acc_t ij = divergences.ij[r][c], ji = divergences.ji[r][c];
       const unsigned active_marks = (is_active(ij, margin) ? kActiveMark : 0) |
                                     (is_active(ji, margin) ? kActiveMark << kMarkBits : 0);
@@ -115,9 +120,8 @@ add_full_level(const Scale<acc_t>& scale, acc_t margin, const int64_t (&row_labe
 
 // One level of the thread's 4 x 4 pairs, the first of which is (i0, j0). Returns their marks, and
 // adds their losses in both directions to those of the rows, of the columns, and of the kinds.
-// full: add_full_level() will do, but for a row with itself.
 template <typename acc_t>
-__device__ __forceinline__ uint64_t add_level(const Problem<acc_t>& problem, int level, bool full,
+__device__ __forceinline__ uint64_t add_level(const Problem<acc_t>& problem, int level, Known known,
                                               int64_t i0, int64_t j0,
                                               const int64_t (&row_labels)[kMicro],
                                               const int64_t (&column_labels)[kMicro],
@@ -125,9 +129,12 @@ __device__ __forceinline__ uint64_t add_level(const Problem<acc_t>& problem, int
                                               QuadLosses<acc_t>& rows, QuadLosses<acc_t>& columns,
                                               KindSums<acc_t>& kinds) {
   const Scale<acc_t> scale = problem.levels[level].scale;
-  if (full && !(problem.within && i0 == j0))
-    return add_full_level(scale, problem.margin, row_labels, column_labels, divergences, rows,
-                          columns, kinds);
+  if (known == Known::dissimilar)
+    return add_full_level<true>(scale, problem.margin, row_labels, column_labels, divergences, rows,
+                                columns, kinds);
+  if (known == Known::full && !(problem.within && i0 == j0))
+    return add_full_level<false>(scale, problem.margin, row_labels, column_labels, divergences,
+                                 rows, columns, kinds);
   acc_t row_weights[kMicro], column_weights[kMicro];
 #pragma unroll
   for (int m = 0; m < kMicro; ++m) {
@@ -224,6 +231,16 @@ struct MirrorImage {
   }
 };
 
+// Whether the pairs of two tiles of rows are known to be dissimilar in a level, as far as they take
+// part in it.
+template <typename acc_t>
+__device__ bool are_dissimilar(const Problem<acc_t>& problem, int64_t row_tile, int64_t column_tile,
+                               int level) {
+  return problem.rows.summaries.labels != nullptr &&
+         are_disjoint(label_set(problem, problem.rows, row_tile, level),
+                      label_set(problem, problem.columns, column_tile, level));
+}
+
 // Writes all about a tile and, where it stands for two, about its mirror image, which may be of the
 // rows behind: marks, and the losses of rows and columns; adds to the warp's sums of the levels,
 // which only its first lane touches. There is a barrier between two calls.
@@ -246,12 +263,16 @@ __device__ __forceinline__ void add_tile(const Problem<acc_t>& problem, const Ch
     int64_t row_labels[kMicro], column_labels[Layout::kQuads][kMicro];
     const bool all =
         load_labels<Layout>(problem, level, first_row, first_column, row_labels, column_labels);
-    const bool full = all && !weighted && problem.similarity == nullptr;
+    Known known = Known::nothing;
+    if (all && !weighted && problem.similarity == nullptr)
+      known = are_dissimilar(problem, first_row / kTile, first_column / kTile, level)
+                  ? Known::dissimilar
+                  : Known::full;
     KindSums<acc_t> kinds;
 #pragma unroll
     for (int quad = 0; quad < Layout::kQuads; ++quad) {
       const uint64_t marks =
-          add_level(problem, level, full, first_row + Layout::row_quad() * kMicro,
+          add_level(problem, level, known, first_row + Layout::row_quad() * kMicro,
                     first_column + Layout::column_quad(quad) * kMicro, row_labels,
                     column_labels[quad], divergences[quad], rows[0], columns[quad], kinds);
       if (chunk.marks == nullptr) continue;
