@@ -37,27 +37,28 @@ __device__ T reduce_over(T value, Operation operation = {}) {
   return value;
 }
 
-PAIRLOSS_HOST_DEVICE constexpr int highest_bit(int bits) {
-  int bit = 1;
-  while (bits /= 2) bit *= 2;
-  return bit;
-}
-
 // Over groups of kLanes neighbouring lanes.
 template <typename Operation, int kLanes = kWarp, typename T>
 __device__ T reduce_lanes(T value, Operation operation = {}) {
   return reduce_over<Operation, kLanes - 1>(value, operation);
 }
 
-// The same sums of kCount values at once, a power of two, but each lane gets a share of them alone:
-// with every bit of kLanes, from the highest on, half of what is left, the second half where its
-// number has the bit. So eight values and eight lanes take 7 shuffles, not 24. Leaves
-// sums_of_lane() of them in values[0], values[1], ..., and returns the index of the first.
+PAIRLOSS_HOST_DEVICE constexpr int highest_bit(int bits) {
+  int bit = 1;
+  while (bits /= 2) bit *= 2;
+  return bit;
+}
+
+// With how many of scatter_sums() a lane is left.
 PAIRLOSS_HOST_DEVICE constexpr int sums_of_lane(int lanes, int count) {
   for (; lanes != 0 && count > 1; lanes -= highest_bit(lanes)) count /= 2;
   return count;
 }
 
+// Sums of kCount values, a power of two, as reduce_over() makes them, but each lane gets a share of
+// them alone: with every bit of kLanes, from the highest on, half of what is left, the second half
+// where its number has the bit. So eight values and eight lanes take 7 shuffles, not 24. Leaves
+// them in values[0], values[1], ..., and returns the index of the first.
 template <int kLanes, int kCount, typename T, int kSize>
 __device__ __forceinline__ int scatter_sums(T (&values)[kSize]) {
   if constexpr (kLanes == 0) {

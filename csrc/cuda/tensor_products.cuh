@@ -10,10 +10,10 @@
 // (tensor_weights.cuh).
 //
 // A block has 128 rows and a panel of up to 64 classes, of which a warp has 32 x 32 or 16 x 64;
-// half of the warps make A, the others B. It walks over the columns 32 at a time, a word, of those
-// that have marks (marked_words.cuh), and copies the next word's planes while it works on one. 128
-// rows, because each column that is copied is then used by 128 x 64 products in three planes: with
-// 64 rows, an H100 would wait for its L2 cache.
+// half of the warps make A, the others B. It walks over the columns in words of 32, those that have
+// marks (marked_words.cuh), and copies the next word's planes while it works on one. 128 rows,
+// because each column that is copied is then used by 128 x 64 products in three planes: with 64
+// rows, an H100 would wait for its L2 cache.
 //
 // Tiles with rows that are not bounded are products_kernel's: here 0 is multiplied by what the rows
 // hold.
