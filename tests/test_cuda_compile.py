@@ -22,8 +22,10 @@ STATIC_SHARED_LIMIT = 48 * 1024
 # Of a multiprocessor, the smallest of these architectures'; a block takes 1 KB of its own.
 REGISTERS, SHARED_BYTES = 64 * 1024, 100 * 1024
 
-# kTensorSharedBytes of one plane and step: dynamic, so ptxas does not know of it.
+# Dynamic, so ptxas does not know of it: kTensorSharedBytes of one plane and step, and
+# kProductSharedBytes of one plane.
 TENSOR_STAGES = 16 * 1024
+PRODUCT_STAGES = {"true": 16 * 1024, "false": 8 * 1024}
 
 # Threads of a block, and how many blocks shall fit on a multiprocessor.
 PLANNED = {
@@ -50,9 +52,13 @@ class Kernel(NamedTuple):
     def blocks(self, threads: int) -> int:
         """That fit on a multiprocessor. Registers come in eights per thread."""
         by_registers = REGISTERS // (threads * (-(-self.registers // 8) * 8))
-        staged = re.match(r"tensor_(?:losses|partial)_kernel<Planes<\w+, (\d), (\d)>", self.name)
-        dynamic = TENSOR_STAGES * int(staged[1]) * int(staged[2]) if staged else 0
-        return min(by_registers, SHARED_BYTES // (self.shared + dynamic + 1024))
+        shared = self.shared
+        planes = re.search(r"Planes<\w+, (\d), (\d)>", self.name)
+        if planes and self.name.startswith(("tensor_losses", "tensor_partial")):
+            shared += TENSOR_STAGES * int(planes[1]) * int(planes[2])
+        elif planes and (both := re.match(r"tensor_products_kernel<(\w+)", self.name)):
+            shared += PRODUCT_STAGES[both[1]] * int(planes[1])
+        return min(by_registers, SHARED_BYTES // (shared + 1024))
 
 
 def find_nvcc() -> str | None:

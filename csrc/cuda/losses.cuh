@@ -4,6 +4,7 @@
 
 #include <math.h>
 
+#include "cuda/certificates.cuh"
 #include "cuda/divergences.cuh"
 #include "cuda/reductions.cuh"
 #include "cuda/tensor_divergences.cuh"
@@ -31,24 +32,55 @@ struct KindSums {
   unsigned active = 0;
 };
 
-// Whether four rows and four columns all take part in a level, with one another and with the same
-// weight.
-template <typename acc_t>
-__device__ __forceinline__ bool is_full(const Problem<acc_t>& problem, int64_t i0, int64_t j0,
-                                        const int64_t (&row_labels)[kMicro],
-                                        const int64_t (&column_labels)[kMicro]) {
-  bool full = problem.similarity == nullptr && problem.rows.weights == nullptr &&
-              problem.columns.weights == nullptr && !(problem.within && i0 == j0);
+// What is known of the pairs of a warp in a level before they are looked at: that all take part,
+// with the same weight (but for those of a row with itself); that they also are dissimilar.
+enum class Known { nothing, full, dissimilar };
+
+// The labels in one level of the thread's rows and columns of a tile, whose first row and column of
+// the problem are given. Returns whether all of its warp take part; false where that is not to be
+// told. By all lanes.
+template <typename Layout, typename acc_t>
+__device__ __forceinline__ bool load_labels(const Problem<acc_t>& problem, int level,
+                                            int64_t first_row, int64_t first_column,
+                                            int64_t (&rows)[kMicro],
+                                            int64_t (&columns)[Layout::kQuads][kMicro]) {
+  if constexpr (Layout::kTellsFull) {
+    // A lane loads one of each, and gets the others from their lanes: for every thread to load its
+    // own would be an eighth of all instructions behind the products.
+    const int lane = threadIdx.x % kWarp;
+    const int64_t of_row =
+        problem.label(problem.rows, first_row + Layout::warp_row() * kWarp + lane, level);
+    const int64_t of_column =
+        problem.label(problem.columns, first_column + Layout::warp_column() * kWarp + lane, level);
+    const auto get = [](int64_t label, int tile_quad, int m) {
+      return __shfl_sync(kAllLanes, label, tile_quad * kMicro % kWarp + m);
+    };
 #pragma unroll
-  for (int m = 0; m < kMicro; ++m)
-    full =
-        full && row_labels[m] != problem.ignore_index && column_labels[m] != problem.ignore_index;
-  return full;
+    for (int m = 0; m < kMicro; ++m) {
+      rows[m] = get(of_row, Layout::row_quad(), m);
+#pragma unroll
+      for (int quad = 0; quad < Layout::kQuads; ++quad)
+        columns[quad][m] = get(of_column, Layout::column_quad(quad), m);
+    }
+    return __all_sync(kAllLanes,
+                      of_row != problem.ignore_index && of_column != problem.ignore_index);
+  } else {
+#pragma unroll
+    for (int m = 0; m < kMicro; ++m) {
+      rows[m] = problem.label(problem.rows, first_row + Layout::row_quad() * kMicro + m, level);
+#pragma unroll
+      for (int quad = 0; quad < Layout::kQuads; ++quad)
+        columns[quad][m] = problem.label(
+            problem.columns, first_column + Layout::column_quad(quad) * kMicro + m, level);
+    }
+    return false;
+  }
 }
 
-// add_level() where is_full(), which is nearly everywhere: the same to the bit, with far fewer
-// instructions. There are as many of them as tensor cores need for the divergences of few classes.
-template <typename acc_t>
+// add_level() where all pairs take part with the same weight, which is nearly everywhere: the same
+// to the bit, with far fewer instructions. There are as many of them as tensor cores need for the
+// divergences of few classes. kDissimilar: all are, as in most tiles of rows that are in order.
+template <bool kDissimilar, typename acc_t>
 __device__ __forceinline__ uint64_t
 add_full_level(const Scale<acc_t>& scale, acc_t margin, const int64_t (&row_labels)[kMicro],
                const int64_t (&column_labels)[kMicro], const Divergences<acc_t>& divergences,
@@ -61,15 +93,17 @@ add_full_level(const Scale<acc_t>& scale, acc_t margin, const int64_t (&row_labe
   for (int r = 0; r < kMicro; ++r) {
 #pragma unroll
     for (int c = 0; c < kMicro; ++c) {
-      const bool similar = row_labels[r] == column_labels[c];
+      const bool similar = !kDissimilar && row_labels[r] == column_labels[c];
       const acc_t ij = divergences.ij[r][c], ji = divergences.ji[r][c];
       const unsigned active_marks = (is_active(ij, margin) ? kActiveMark : 0) |
                                     (is_active(ji, margin) ? kActiveMark << kMarkBits : 0);
       halves[r / 2] |= (similar ? kSimilarMarks : active_marks)
                        << (r % 2 * kRowBits + c * kPairBits);
       const acc_t both = pair_loss(ij, similar, margin) + pair_loss(ji, similar, margin);
-      kinds.similar += similar ? both : acc_t(0);
-      kinds.dissimilar += similar ? acc_t(0) : both;
+      if (similar)
+        kinds.similar += both;
+      else
+        kinds.dissimilar += both;
       const acc_t loss = both * (similar ? scale.similar : scale.dissimilar);
       rows.of[r] += loss;
       columns.of[c] += loss;
@@ -86,22 +120,21 @@ add_full_level(const Scale<acc_t>& scale, acc_t margin, const int64_t (&row_labe
 
 // One level of the thread's 4 x 4 pairs, the first of which is (i0, j0). Returns their marks, and
 // adds their losses in both directions to those of the rows, of the columns, and of the kinds.
-// kTellsFull: in FMA there are no registers to spare for the shorter way.
-template <bool kTellsFull, typename acc_t>
-__device__ __forceinline__ uint64_t add_level(const Problem<acc_t>& problem, int level, int64_t i0,
-                                              int64_t j0, const Divergences<acc_t>& divergences,
+template <typename acc_t>
+__device__ __forceinline__ uint64_t add_level(const Problem<acc_t>& problem, int level, Known known,
+                                              int64_t i0, int64_t j0,
+                                              const int64_t (&row_labels)[kMicro],
+                                              const int64_t (&column_labels)[kMicro],
+                                              const Divergences<acc_t>& divergences,
                                               QuadLosses<acc_t>& rows, QuadLosses<acc_t>& columns,
                                               KindSums<acc_t>& kinds) {
   const Scale<acc_t> scale = problem.levels[level].scale;
-  int64_t row_labels[kMicro], column_labels[kMicro];
-#pragma unroll
-  for (int m = 0; m < kMicro; ++m) {
-    row_labels[m] = problem.label(problem.rows, i0 + m, level);
-    column_labels[m] = problem.label(problem.columns, j0 + m, level);
-  }
-  if (kTellsFull && is_full(problem, i0, j0, row_labels, column_labels))
-    return add_full_level(scale, problem.margin, row_labels, column_labels, divergences, rows,
-                          columns, kinds);
+  if (known == Known::dissimilar)
+    return add_full_level<true>(scale, problem.margin, row_labels, column_labels, divergences, rows,
+                                columns, kinds);
+  if (known == Known::full && !(problem.within && i0 == j0))
+    return add_full_level<false>(scale, problem.margin, row_labels, column_labels, divergences,
+                                 rows, columns, kinds);
   acc_t row_weights[kMicro], column_weights[kMicro];
 #pragma unroll
   for (int m = 0; m < kMicro; ++m) {
@@ -152,14 +185,23 @@ __device__ void clear_level_sums(const Problem<acc_t>& problem, const Chunk<acc_
   for (int level = 0; level < problem.level_count; ++level) sums[level] = {0.0, 0.0, 0};
 }
 
-// A quad's losses, summed over the lanes that differ in kLanes, to losses[kTile].
-template <int kLanes, typename Losses, typename acc_t>
-__device__ __forceinline__ void write_part(const QuadLosses<acc_t>& quad_losses, int quad,
+// The losses of quads, summed over the lanes that differ in kLanes, to losses[kTile]. place(quad):
+// which quad of the tile it is.
+template <int kLanes, int kQuads, typename Place, typename Losses, typename acc_t>
+__device__ __forceinline__ void write_part(const QuadLosses<acc_t> (&quads)[kQuads], Place place,
                                            Losses& losses) {
+  constexpr int kCount = kQuads * kMicro;
+  acc_t sums[kCount];
 #pragma unroll
-  for (int m = 0; m < kMicro; ++m) {
-    const acc_t sum = reduce_over<Sum, kLanes>(quad_losses.of[m]);
-    if ((threadIdx.x & kLanes) == 0) losses[quad * kMicro + m] = sum;
+  for (int i = 0; i < kCount; ++i) sums[i] = quads[i / kMicro].of[i % kMicro];
+  const int first = scatter_sums<kLanes, kCount>(sums);
+  // Where there are more lanes than sums, some have the same.
+  constexpr int kSpareLanes = kLanes & kLanes / kCount;
+  if ((threadIdx.x & kSpareLanes) != 0) return;
+#pragma unroll
+  for (int i = 0; i < sums_of_lane(kLanes, kCount); ++i) {
+    const int number = first + i;
+    losses[place(number / kMicro) * kMicro + number % kMicro] = sums[i];
   }
 }
 
@@ -189,6 +231,16 @@ struct MirrorImage {
   }
 };
 
+// Whether the pairs of two tiles of rows are known to be dissimilar in a level, as far as they take
+// part in it.
+template <typename acc_t>
+__device__ bool are_dissimilar(const Problem<acc_t>& problem, int64_t row_tile, int64_t column_tile,
+                               int level) {
+  return problem.rows.summaries.labels != nullptr &&
+         are_disjoint(label_set(problem, problem.rows, row_tile, level),
+                      label_set(problem, problem.columns, column_tile, level));
+}
+
 // Writes all about a tile and, where it stands for two, about its mirror image, which may be of the
 // rows behind: marks, and the losses of rows and columns; adds to the warp's sums of the levels,
 // which only its first lane touches. There is a barrier between two calls.
@@ -202,18 +254,27 @@ __device__ __forceinline__ void add_tile(const Problem<acc_t>& problem, const Ch
   const auto of_column = [&](int quad) {
     return tile.column * kTileQuads + Layout::column_quad(quad);
   };
-  const int64_t i0 = chunk.first + int64_t{of_row} * kMicro;
-  const auto j0 = [&](int quad) {
-    return chunk.first_column() + int64_t{of_column(quad)} * kMicro;
-  };
+  const int64_t first_row = chunk.first + int64_t{tile.row} * kTile;
+  const int64_t first_column = chunk.first_column() + int64_t{tile.column} * kTile;
+  const bool weighted = problem.rows.weights != nullptr || problem.columns.weights != nullptr;
 
-  QuadLosses<acc_t> rows, columns[Layout::kQuads];
+  QuadLosses<acc_t> rows[1], columns[Layout::kQuads];
   for (int level = 0; level < problem.level_count; ++level) {
+    int64_t row_labels[kMicro], column_labels[Layout::kQuads][kMicro];
+    const bool all =
+        load_labels<Layout>(problem, level, first_row, first_column, row_labels, column_labels);
+    Known known = Known::nothing;
+    if (all && !weighted && problem.similarity == nullptr)
+      known = are_dissimilar(problem, first_row / kTile, first_column / kTile, level)
+                  ? Known::dissimilar
+                  : Known::full;
     KindSums<acc_t> kinds;
 #pragma unroll
     for (int quad = 0; quad < Layout::kQuads; ++quad) {
-      const uint64_t marks = add_level<Layout::kTellsFull>(
-          problem, level, i0, j0(quad), divergences[quad], rows, columns[quad], kinds);
+      const uint64_t marks =
+          add_level(problem, level, known, first_row + Layout::row_quad() * kMicro,
+                    first_column + Layout::column_quad(quad) * kMicro, row_labels,
+                    column_labels[quad], divergences[quad], rows[0], columns[quad], kinds);
       if (chunk.marks == nullptr) continue;
       const int levels = problem.level_count;
       chunk.marks[marks_index(chunk.stride, levels, level, of_column(quad), of_row)] = marks;
@@ -237,11 +298,10 @@ __device__ __forceinline__ void add_tile(const Problem<acc_t>& problem, const Ch
 
   PAIRLOSS_SHARED(acc_t, row_losses, [Layout::kRowParts][kTile]);
   PAIRLOSS_SHARED(acc_t, column_losses, [Layout::kColumnParts][kTile]);
-  write_part<Layout::kRowLanes>(rows, Layout::row_quad(), row_losses[Layout::row_part()]);
-#pragma unroll
-  for (int quad = 0; quad < Layout::kQuads; ++quad)
-    write_part<Layout::kColumnLanes>(columns[quad], Layout::column_quad(quad),
-                                     column_losses[Layout::column_part()]);
+  write_part<Layout::kRowLanes>(
+      rows, [](int) { return Layout::row_quad(); }, row_losses[Layout::row_part()]);
+  write_part<Layout::kColumnLanes>(columns, Layout::column_quad,
+                                   column_losses[Layout::column_part()]);
   __syncthreads();
   const int r = threadIdx.x % kTile;
   if (threadIdx.x < kTile)

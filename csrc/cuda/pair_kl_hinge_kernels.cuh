@@ -191,7 +191,7 @@ struct Work {
       made.chunk = take_chunk<acc_t>(workspace, made.plan, both, with_sums, with_grad);
       made.behind = take_behind(workspace, made.plan, both, with_grad, made.earlier);
       if (!certified) return;
-      made.verdicts = take_open_tiles(workspace, made.problem, made.plan, made.chunk, made.behind);
+      made.verdicts = take_open_tiles(workspace, made.plan, made.chunk, made.behind);
       made.closed = take_closed_forms(workspace, made.plan, made.chunk);
     };
     with_pass = e.stats != nullptr || e.grad != nullptr;
@@ -224,11 +224,11 @@ void launch_tensor_products(const Problem<float>& problem, const Plan& plan,
   const int64_t blocks = tensor_product_blocks(chunk.rows, plan.classes);
   dispatch_precision(plan.precision, [&](auto mode) {
     using Factors = typename decltype(mode)::SumFactors;
-    launch(plan.equal_weights
-               ? tensor_products_kernel<kBoth, EqualWeights, Factors>
-               : tensor_products_kernel<kBoth, AnyWeights<Factors::kPlanes>, Factors>,
-           dim3(static_cast<unsigned>(blocks), chunk.product_splits), tensor_product_threads(kBoth),
-           stream, problem, chunk);
+    launch_with_shared(
+        plan.equal_weights ? tensor_products_kernel<kBoth, EqualWeights, Factors>
+                           : tensor_products_kernel<kBoth, AnyWeights<Factors::kPlanes>, Factors>,
+        dim3(static_cast<unsigned>(blocks), chunk.product_splits), tensor_product_threads(kBoth),
+        kProductSharedBytes<kBoth, Factors>, stream, problem, chunk);
   });
 }
 

@@ -204,8 +204,8 @@ inline Extrema take_extrema(Workspace& workspace, int64_t classes) {
 }
 
 template <typename acc_t>
-Verdicts take_open_tiles(Workspace& workspace, const Problem<acc_t>& problem, const Plan& plan,
-                         Chunk<acc_t>& chunk, Chunk<acc_t>& behind) {
+Verdicts take_open_tiles(Workspace& workspace, const Plan& plan, Chunk<acc_t>& chunk,
+                         Chunk<acc_t>& behind) {
   const PairTiles& tiles = chunk.tiles;
   const int64_t all = int64_t{tiles.row_tiles} * tiles.column_tiles;
   const int64_t tiles_behind = plan.rows_behind() / kTile,
@@ -216,11 +216,13 @@ Verdicts take_open_tiles(Workspace& workspace, const Problem<acc_t>& problem, co
   verdicts.open_counts = workspace.take<int>(ceil_div(tiles.count(), kListThreads));
   chunk.states = workspace.take<TileState>(all);
   chunk.open = workspace.take<int>(1 + int64_t{tiles.count()});
-  const int64_t groups = ceil_div(tiles.row_tiles, group_tiles(problem));
-  chunk.open_columns = workspace.take<int>(groups * (1 + tiles.column_tiles));
+  // By the plan: while the workspace is only measured, the problem has no planes yet.
+  const int of_group = group_tiles(plan.tensor);
+  chunk.open_columns =
+      workspace.take<int>(ceil_div(tiles.row_tiles, of_group) * (1 + tiles.column_tiles));
   behind.states = workspace.take<TileState>(all_behind);
   behind.open_columns =
-      workspace.take<int>(ceil_div(tiles_behind, group_tiles(problem)) * (1 + tiles.row_tiles));
+      workspace.take<int>(ceil_div(tiles_behind, of_group) * (1 + tiles.row_tiles));
   return verdicts;
 }
 

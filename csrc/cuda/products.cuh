@@ -13,7 +13,7 @@ namespace pairloss::cuda {
 namespace {
 
 constexpr int kStaged = 32;  // columns of the problem that are staged at a time
-constexpr int kStagedQuads = kStaged / kMicro;
+constexpr int kStagedQuads = kStaged / kMicro, kTileWords = kTile / kStaged;
 constexpr int kNarrowPanel = 16, kWidePanel = 64;  // classes of a block
 
 PAIRLOSS_HOST_DEVICE constexpr int product_threads(int panel) {
@@ -122,7 +122,6 @@ struct WordList {
   int64_t count;
 
   __device__ int64_t word(int64_t number) const {
-    constexpr int kTileWords = kTile / kStaged;
     return tiles == nullptr
                ? number
                : int64_t{tiles[number / kTileWords]} * kTileWords + number % kTileWords;
@@ -134,9 +133,9 @@ template <typename acc_t>
 __device__ WordList list_words(const Problem<acc_t>& problem, const Chunk<acc_t>& chunk,
                                int64_t row_tile) {
   if (chunk.open_columns == nullptr)
-    return {nullptr, int64_t{chunk.tiles.column_tiles} * (kTile / kStaged)};
+    return {nullptr, int64_t{chunk.tiles.column_tiles} * kTileWords};
   const int* const columns = open_columns(chunk, row_tile / group_tiles(problem));
-  return {columns + 1, int64_t{columns[0]} * (kTile / kStaged)};
+  return {columns + 1, int64_t{columns[0]} * kTileWords};
 }
 
 // Grid (row tiles of the chunk, product_splits, panels). Writes the chunk's a (kBoth) and b, or

@@ -10,10 +10,10 @@
 // (tensor_weights.cuh).
 //
 // A block has 128 rows and a panel of up to 64 classes, of which a warp has 32 x 32 or 16 x 64;
-// half of the warps make A, the others B. It walks over the columns 32 at a time, a word, and
-// copies the next word's planes while it works on one. 128 rows, because each column that is copied
-// is then used by 128 x 64 products in three planes: with 64 rows, an H100 would wait for its L2
-// cache.
+// half of the warps make A, the others B. It walks over the columns in words of 32, those that have
+// marks (marked_words.cuh), and copies the next word's planes while it works on one. 128 rows,
+// because each column that is copied is then used by 128 x 64 products in three planes: with 64
+// rows, an H100 would wait for its L2 cache.
 //
 // Tiles with rows that are not bounded are products_kernel's: here 0 is multiplied by what the rows
 // hold.
@@ -24,9 +24,9 @@
 namespace pairloss::cuda {
 namespace {
 
-constexpr int kProductRows = 128, kProductWarps = 8;  // that make A, and as many that make B
-constexpr int kPanelSlices = 4;                       // the most of a panel
-constexpr int kSumSlice = kStepOctets * 8;            // classes of a slice, in bf16
+constexpr int kProductWarps = 8;            // that make A, and as many that make B
+constexpr int kPanelSlices = 4;             // the most of a panel
+constexpr int kSumSlice = kStepOctets * 8;  // classes of a slice, in bf16
 constexpr int kClassTile = 8, kPanelTiles = kPanelSlices * kSumSlice / kClassTile;
 constexpr int kWordOctets = kStaged * kStepOctets;  // of one plane and slice
 
@@ -44,7 +44,6 @@ PAIRLOSS_HOST_DEVICE int64_t tensor_product_blocks(int64_t rows, int64_t classes
 template <int kRowTiles>
 using WarpSums = float[kRowTiles][kPanelTiles / kRowTiles][4];
 static_assert(kProductRows == 16 * kProductWarps);
-static_assert(kProductRows == 2 * kTile);  // see group_tiles()
 
 // The class tile of sums[..][n].
 template <int kRowTiles>
@@ -52,49 +51,69 @@ __device__ __forceinline__ int class_tile(int warp, int n) {
   return n * kRowTiles + warp % kRowTiles;
 }
 
-// The planes of the word of columns from `column` on, in a panel. stage: (2 buffers, slices x
-// planes x kWordOctets).
-template <typename Factors, int kPlanesUsed, typename Stage>
-__device__ __forceinline__ void copy_word(Stage& stage, int buffer, const Side<float>& columns,
-                                          int slices, Range panel, int64_t column) {
-  const Octet* const from =
-      Factors::block(columns.sum_planes, slices, column / kTile, static_cast<int>(panel.begin)) +
-      column % kTile * kStepOctets;
-  const int octets = static_cast<int>(panel.end - panel.begin) * kPlanesUsed * kWordOctets;
-  for (int e = threadIdx.x; e < octets; e += blockDim.x) {
-    const int plane = e / kWordOctets, slice = plane / kPlanesUsed;
-    copy_async(&stage[buffer][e], from + slice * Factors::kBlockOctets +
-                                      plane % kPlanesUsed * kPlaneOctets + e % kWordOctets);
-  }
-}
+// Of a word, in each slice: of P' and L', or of P' alone, which is all that B needs.
+template <bool kBoth, typename Factors>
+constexpr int kSliceOctets = (kBoth ? 2 : 1) * Factors::kPlanes * kWordOctets;
 
-// Adds a word of columns to the sums of the warp. An mma cuts off where it should round (mma.cuh),
-// so each word begins with 0, and is added in float.
-template <typename Factors, int kPlanesUsed, typename Weights, typename Stage>
+// Two words of a panel.
+template <bool kBoth, typename Factors>
+constexpr size_t kProductSharedBytes =
+    2 * kPanelSlices * kSliceOctets<kBoth, Factors> * sizeof(Octet);
+
+// What a thread copies of a word: an octet of each slice, so that nearly all there is to compute is
+// one address.
+template <bool kBoth, typename Factors>
+struct CopyShare {
+  static constexpr int kOctets = kSliceOctets<kBoth, Factors>;
+  static_assert(kOctets <= tensor_product_threads(kBoth));
+  int octet;
+  const Octet* source;  // of word 0
+  int64_t tile_octets;  // from column tile to column tile
+  int slices;           // of the panel; 0: the others have them all
+
+  __device__ CopyShare(Octet* planes, int64_t first_tile, int all_slices, Range panel)
+      : octet(threadIdx.x),
+        source(Factors::block(planes, all_slices, first_tile, static_cast<int>(panel.begin)) +
+               octet / kWordOctets * kPlaneOctets + octet % kWordOctets),
+        tile_octets(keep(int64_t{all_slices} * Factors::kBlockOctets)),
+        slices(octet < kOctets ? static_cast<int>(panel.end - panel.begin) : 0) {}
+
+  // Sets out to copy it to stage = [kPanelSlices * kOctets].
+  template <typename Stage>
+  __device__ __forceinline__ void copy(int word, Stage& stage) const {
+    const Octet* const from =
+        source + word / kTileWords * tile_octets + word % kTileWords * kWordOctets;
+#pragma unroll
+    for (int slice = 0; slice < kPanelSlices; ++slice) {
+      if (slice >= slices) break;
+      copy_async(&stage[slice * kOctets + octet], from + slice * Factors::kBlockOctets);
+    }
+  }
+};
+
+// Adds a word of columns to the sums of the warp. lane_octets: where in a plane of the stage the
+// lane points ldmatrix to, for even n and for odd n. An mma cuts off where it should round
+// (mma.cuh), so each word begins with 0, and is added in float.
+template <typename Factors, int kOctets, typename Weights, typename Stage>
 __device__ __forceinline__ void add_word(const Problem<float>& problem, const Chunk<float>& chunk,
                                          const typename Weights::Share& share, const Stage& stage,
-                                         int buffer, int class_tiles, const Words& words,
-                                         int64_t word, Weights& weights,
-                                         WarpSums<Weights::kRowTiles>& sums) {
+                                         const int (&lane_octets)[2], int class_tiles,
+                                         const typename Weights::Marks& marks, int64_t word,
+                                         Weights& weights, WarpSums<Weights::kRowTiles>& sums) {
   constexpr int kRowTiles = Weights::kRowTiles, kWeightPlanes = Weights::kWeightPlanes;
   constexpr int kPlanes = Factors::kPlanes;
-  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
-  // The column that the lane points ldmatrix to: in matrix lane / 8, which is half of a step.
-  const int column = column_at(lane / 16, lane / 8 % 2 * 8 + lane % 8);
-  const int first_plane = share.first_argument ? kPlanes : 0;
+  const int warp = threadIdx.x / kWarp;
   uint32_t a[kSteps][kRowTiles][kWeightPlanes][4];
-  weights.expand(problem, chunk, share, words, word, a);
+  weights.expand(problem, chunk, share, marks, word, a);
 #pragma unroll
   for (int n = 0; n < kPanelTiles / kRowTiles; ++n) {
-    const int tile = class_tile<kRowTiles>(warp, n);
-    if (tile >= class_tiles) break;
+    if (class_tile<kRowTiles>(warp, n) >= class_tiles) break;
+    const int slice_octet = n * kRowTiles / kStepOctets * kOctets + lane_octets[n % 2];
     float of_word[kRowTiles][4] = {};
 #pragma unroll
     for (int plane = kPlanes - 1; plane >= 0; --plane) {
-      const int of_stage = tile / kStepOctets * kPlanesUsed + first_plane + plane;
       uint32_t b[2 * kSteps];
-      load_matrices_transposed(
-          b, &stage[buffer][of_stage * kWordOctets + plane_octet(column, tile % kStepOctets)]);
+      load_matrices_transposed(b, &stage[slice_octet + plane * kWordOctets]);
 #pragma unroll
       for (int w = 0; w < kWeightPlanes && w + plane < kPlanes; ++w) {
 #pragma unroll
@@ -133,9 +152,10 @@ __global__ void __launch_bounds__(tensor_product_threads(kBoth), kBoth ? 1 : 2)
     tensor_products_kernel(Problem<float> problem, Chunk<float> chunk) {
   static_assert(std::is_same_v<typename Factors::Part, Bfloat16> && Factors::kSlice == kSumSlice);
   constexpr int kPlanes = Factors::kPlanes;
-  constexpr int kPlanesUsed = kBoth ? 2 * kPlanes : kPlanes;  // B needs P' alone
   constexpr int kRowTiles = Weights::kRowTiles;
-  PAIRLOSS_SHARED(Octet, stage, [2][kPanelSlices * kPlanesUsed * kWordOctets]);
+  using Copies = CopyShare<kBoth, Factors>;
+  PAIRLOSS_DYNAMIC_SHARED(Octet, stage, [2][kPanelSlices * Copies::kOctets]);
+  PAIRLOSS_SHARED(MarkedWord, found, [2][kBatchWords]);
 
   const Side<float>&rows = problem.rows, &columns = problem.columns;
   const int slices = Factors::slices(problem.classes);
@@ -149,54 +169,51 @@ __global__ void __launch_bounds__(tensor_product_threads(kBoth), kBoth ? 1 : 2)
 
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   typename Weights::Share share;
+  constexpr int kShareQuads = 16 * kRowTiles / kMicro;
+  const int first_row = warp % kProductWarps / kRowTiles * (16 * kRowTiles);
   share.first_argument = warp >= kProductWarps;
-  share.row = int64_t{blockIdx.x % row_blocks} * kProductRows +
-              warp % kProductWarps / kRowTiles * (16 * kRowTiles);
-  share.exists = share.row < chunk.rows && !rows.tile_unbounded[(chunk.first + share.row) / kTile];
-  share.states = chunk.states == nullptr
-                     ? nullptr
-                     : chunk.states + share.row / kTile * chunk.tiles.column_tiles;
+  share.quads = keep(((1u << kShareQuads) - 1) << first_row / kMicro);
+  share.row = first_tile * kTile + first_row;
   share.g = lane / 4;
   share.t = lane % 4;
 
-  Weights weights(problem, share, chunk.first);
+  Weights weights(problem, chunk, share);
   WarpSums<kRowTiles> sums = {};
+  MarkedWords<kBoth, decltype(found)> words(list, span, first_tile, found);
 
-  // The first word of the list from here on in which some warp has marks, or span.end. By all
-  // threads.
-  const auto find_word = [&](int64_t word, Words& words) {
-    for (; word < span.end; ++word) {
-      words = load_words(problem, chunk, share, list, word, span.end);
-      if (__syncthreads_or(words.any())) return word;
-    }
-    return span.end;
-  };
-  const auto copy = [&](int64_t word, int buffer) {
-    if (word < span.end)
-      copy_word<Factors, kPlanesUsed>(stage, buffer, columns, slices, panel,
-                                      chunk.first_column() + list.word(word) * kStaged);
+  const Copies copies(columns.sum_planes, chunk.first_column_tile, slices, panel);
+  const auto copy = [&](const MarkedWord& word, int buffer) {
+    if (word.word >= 0) copies.copy(word.word, stage[buffer]);
     commit_copies();
   };
+  // In matrix lane / 8, which is half of a step.
+  const int column = column_at(lane / 16, lane / 8 % 2 * 8 + lane % 8);
+  int lane_octets[2];
+#pragma unroll
+  for (int n = 0; n < 2; ++n)
+    lane_octets[n] = keep((share.first_argument ? kPlanes * kWordOctets : 0) +
+                          plane_octet(column, class_tile<kRowTiles>(warp, n) % kStepOctets));
 
-  Words words, next_words;
-  int64_t word = find_word(span.begin, words);
+  const auto next_word = [&] { return words.next(problem, chunk, share.first_argument); };
+  const auto load = [&](const MarkedWord& word) {
+    return word.quads & share.quads ? weights.load(chunk, share, word.word)
+                                    : typename Weights::Marks();
+  };
+
+  MarkedWord word = next_word();
+  auto marks = load(word);
   copy(word, 0);
-  int64_t next = find_word(word + 1, next_words);
-  for (int buffer = 0; word < span.end; buffer ^= 1) {
+  for (int buffer = 0; word.word >= 0; buffer ^= 1) {
+    wait_for_copies<0>();
+    __syncthreads();  // the word has arrived for all threads, and that before it has been read
+    const MarkedWord next = next_word();
+    const auto next_marks = load(next);
     copy(next, buffer ^ 1);
-    Words words_behind = load_words(problem, chunk, share, list, next + 1, span.end);
-    wait_for_copies<1>();
-    __syncthreads();  // all threads' copies of this word are there
-    // Without marks there is nothing to add, or it is not for this kernel.
-    if (__any_sync(kAllLanes, words.any()))
-      add_word<Factors, kPlanesUsed>(problem, chunk, share, stage, buffer, class_tiles, words,
-                                     list.word(word), weights, sums);
-    // Also the barrier behind which the buffer has been read.
-    const bool any_behind = __syncthreads_or(words_behind.any());
+    if (word.quads & share.quads)
+      add_word<Factors, Copies::kOctets>(problem, chunk, share, stage[buffer], lane_octets,
+                                         class_tiles, marks, word.word, weights, sums);
     word = next;
-    words = next_words;
-    next = any_behind ? next + 1 : find_word(next + 2, words_behind);
-    next_words = words_behind;
+    marks = next_marks;
   }
 
   const float scale = weights.scale(problem);

@@ -6,8 +6,8 @@
 // and four neighbouring columns: part of one word of marks, or all of it.
 #pragma once
 
+#include "cuda/marked_words.cuh"
 #include "cuda/planes.cuh"
-#include "cuda/products.cuh"
 
 namespace pairloss::cuda {
 namespace {
@@ -30,11 +30,9 @@ template <int kRowTiles>
 struct WarpShare {
   static constexpr int kLaneRows = 2 * kRowTiles;
   bool first_argument;  // A, from g_ij and L'; else B, from g_ji and P'
-  bool exists;          // its rows are those of a tile that is there, and bounded
-  // Where the states of its row tile's tiles begin, see Chunk; null: all are open.
-  const TileState* states;
-  int64_t row;  // the first one, of the chunk
-  int g, t;     // of the lane
+  unsigned quads;       // its rows, as MarkedWord has them
+  int64_t row;          // the first one, of the chunk
+  int g, t;             // of the lane
 
   // The lane's row r is at place g, or g + 8 for odd r, of tile r / 2.
   __device__ int64_t row_of_lane(int r) const { return row + g * kLaneRows + r; }
@@ -53,57 +51,42 @@ __device__ __forceinline__ uint64_t load_marks(const Problem<float>& problem,
   return word >> (row % kMicro * kRowBits + (share.first_argument ? 0 : kMarkBits));
 }
 
-// Those of 32 columns.
-struct Words {
-  uint64_t of_step[kSteps] = {};
-
-  __device__ bool any() const {
-    constexpr uint64_t kOneDirection = 0x3333333333333333;
-    static_assert(kPairBits == 4 && kMarkBits == 2);
-    uint64_t all = 0;
-    for (int step = 0; step < kSteps; ++step) all |= of_step[step];
-    return (all & kOneDirection) != 0;
-  }
-};
-
-// Of several levels, the marks in any. None beyond `end` of the list, nor where products_kernel
-// does the work, nor of a tile that is not open, whose marks nothing has written.
-template <int kRowTiles>
-__device__ __forceinline__ Words load_words(const Problem<float>& problem,
-                                            const Chunk<float>& chunk,
-                                            const WarpShare<kRowTiles>& share, const WordList& list,
-                                            int64_t number, int64_t end) {
-  Words words;
-  if (!share.exists || number >= end) return words;
-  const int64_t word = list.word(number), tile = word * kStaged / kTile;
-  if (problem.columns.tile_unbounded[chunk.first_column_tile + tile] ||
-      (share.states != nullptr && share.states[tile] != TileState::open))
-    return words;
-  for (int level = 0; level < problem.level_count; ++level) {
-#pragma unroll
-    for (int step = 0; step < kSteps; ++step)
-      words.of_step[step] |= load_marks(problem, chunk, share, level,
-                                        word * kStagedQuads + quad_of_lane(step, share.t));
-  }
-  return words;
-}
-
 // ---- two kinds of weights -----------------------------------------------------------------------
 //
-// expand() makes the operands of a word of columns, and adds the weights up by rows. scale() is
-// what it leaves out of both.
+// load() sets out to get what expand() needs of a word in which the share has marks. expand() makes
+// the operands of the word, and adds the weights up by rows. scale() is what it leaves out of both.
 
 // One level, and all pairs weigh the same: g is 0 or +-s, and +-2 stands for +-s, which bf16 holds
 // exactly.
 struct EqualWeights {
   static constexpr int kWeightPlanes = 1, kRowTiles = 2;
   using Share = WarpShare<kRowTiles>;
-  int sums[Share::kLaneRows] = {};  // of the lane's part, times 32
+  struct Marks {
+    uint64_t of_step[kSteps] = {};
+  };
+  static_assert(Share::kLaneRows == kMicro);  // so a word of marks has the lane's rows alone
+  int sums[Share::kLaneRows] = {};            // of the lane's part, times 32
+  int64_t first_marks;                        // in the first word of columns, of step 0
 
-  __device__ EqualWeights(const Problem<float>&, const Share&, int64_t) {}
+  __device__ EqualWeights(const Problem<float>&, const Chunk<float>& chunk, const Share& share)
+      : first_marks(keep(marks_index(chunk.stride, 1, 0, quad_of_lane(0, share.t),
+                                     share.row_of_lane(0) / kMicro))) {}
+
+  __device__ __forceinline__ Marks load(const Chunk<float>& chunk, const Share& share,
+                                        int word) const {
+    Marks marks;
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) {
+      // quad_of_lane() is a sum of what the step gives and what the lane gives.
+      const int64_t quad = int64_t{word} * kStagedQuads + quad_of_lane(step, 0);
+      const uint64_t of_rows = chunk.marks[first_marks + marks_index(chunk.stride, 1, 0, quad, 0)];
+      marks.of_step[step] = of_rows >> (share.first_argument ? 0 : kMarkBits);
+    }
+    return marks;
+  }
 
   __device__ __forceinline__ void expand(const Problem<float>&, const Chunk<float>&, const Share&,
-                                         const Words& words, int64_t,
+                                         const Marks& marks, int64_t,
                                          uint32_t (&a)[kSteps][kRowTiles][kWeightPlanes][4]) {
     // By mark, the high byte of 0, 2 and -2, of which the low byte is 0. As an integer it is 0, 64
     // and -64, so the same bytes make the row's sum.
@@ -113,8 +96,8 @@ struct EqualWeights {
     for (int step = 0; step < kSteps; ++step) {
 #pragma unroll
       for (int r = 0; r < Share::kLaneRows; ++r) {
-        const auto marks = static_cast<unsigned>(words.of_step[step] >> (r * kRowBits)) & 0x3333;
-        const uint32_t bytes = __byte_perm(kHighBytes, 0, marks);
+        const auto row = static_cast<unsigned>(marks.of_step[step] >> (r * kRowBits)) & 0x3333;
+        const uint32_t bytes = __byte_perm(kHighBytes, 0, row);
         sums[r] = __dp4a(static_cast<int>(bytes), 0x01010101, sums[r]);
         // Columns 0 and 1, columns 2 and 3: a zero and a high byte each.
         a[step][r / 2][0][r % 2] = __byte_perm(bytes, 0, 0x1404);
@@ -138,23 +121,27 @@ template <int kPlanes>
 struct AnyWeights {
   static constexpr int kWeightPlanes = kPlanes, kRowTiles = 1;
   using Share = WarpShare<kRowTiles>;
+  struct Marks {};
   float weights[Share::kLaneRows], upstreams[Share::kLaneRows];  // of the rows
   float sums[Share::kLaneRows] = {};                             // of the lane's part
 
-  // first: the chunk's first row.
-  __device__ AnyWeights(const Problem<float>& problem, const Share& share, int64_t first) {
+  __device__ AnyWeights(const Problem<float>& problem, const Chunk<float>& chunk,
+                        const Share& share) {
     const Side<float>& rows = problem.rows;
     const bool with_upstream = rows.upstream != nullptr || problem.columns.upstream != nullptr;
 #pragma unroll
     for (int r = 0; r < Share::kLaneRows; ++r) {
-      const int64_t row = first + share.row_of_lane(r);
+      const int64_t row = chunk.first + share.row_of_lane(r);
       weights[r] = value_or(rows.weights, rows, row, 1.0f);
       upstreams[r] = value_or(rows.upstream, rows, row, with_upstream ? 0.0f : 1.0f);
     }
   }
 
+  // expand() does it: there may be many levels.
+  __device__ static Marks load(const Chunk<float>&, const Share&, int) { return {}; }
+
   __device__ __forceinline__ void expand(const Problem<float>& problem, const Chunk<float>& chunk,
-                                         const Share& share, const Words&, int64_t word,
+                                         const Share& share, const Marks&, int64_t word,
                                          uint32_t (&a)[kSteps][kRowTiles][kWeightPlanes][4]) {
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {

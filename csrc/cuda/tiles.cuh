@@ -181,11 +181,16 @@ __device__ bool is_open(const Chunk<acc_t>& chunk, int row, int column) {
          chunk.states[int64_t{row} * chunk.tiles.column_tiles + column] == TileState::open;
 }
 
-// A row of Chunk::open_columns is for the row tiles of a block of the products.
+// A row of Chunk::open_columns is for the row tiles of a block of the products. tensor: on tensor
+// cores.
+PAIRLOSS_HOST_DEVICE int group_tiles(bool tensor) {
+  constexpr int kTensorGroup = 2;  // see tensor_products.cuh
+  return tensor ? kTensorGroup : 1;
+}
+
 template <typename acc_t>
 PAIRLOSS_HOST_DEVICE int group_tiles(const Problem<acc_t>& problem) {
-  constexpr int kTensorGroup = 2;  // see tensor_products.cuh
-  return problem.rows.planes != nullptr ? kTensorGroup : 1;
+  return group_tiles(problem.rows.planes != nullptr);
 }
 
 template <typename acc_t>

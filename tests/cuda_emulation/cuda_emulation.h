@@ -624,6 +624,8 @@ inline int __all_sync(unsigned mask, int predicate, int line = __builtin_LINE())
 }
 
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
+// The place of the lowest bit that is set, from 1 on; 0 without one.
+inline int __ffs(int x) { return __builtin_ffs(x); }
 
 // Byte i of the result is byte (selector >> 4 i) & 7 of y:x.
 inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {

@@ -246,7 +246,10 @@ class Kernels:
             ref_grad=pointer if ref_rows else None,
             certified=self.certified,
         )
-        return self.library.workspace_bytes_float32(ctypes.byref(call))
+        taken: int = self.library.workspace_bytes_float32(ctypes.byref(call))
+        if taken < 0:
+            raise EmulationError("the workspace is not taken as it is measured")
+        return taken
 
     def _call(
         self,

@@ -181,9 +181,17 @@ extern "C" const char* emulate_pair_kl_hinge(const Call* call) {
   }
 }
 
-// What a call of the forward op with a gradient allocates beyond its arguments and results.
+// What a call of the forward op with a gradient allocates beyond its arguments and results. -1 if
+// it takes more or less than that of the allocation.
 extern "C" int64_t workspace_bytes_float32(const Call* call) {
   Choice choice;
   choice.certified = call->certified != 0;
-  return workspace_bytes(evaluation<float, float>(*call), choice);
+  const Evaluation<float, float> e = evaluation<float, float>(*call);
+  const int64_t bytes = workspace_bytes(e, choice);
+  const std::unique_ptr<void, void (*)(void*)> allocation(std::aligned_alloc(256, bytes),
+                                                          std::free);
+  Workspace workspace(allocation.get());
+  Work<float>(e, choice, workspace);
+  emulation::check_guards();
+  return workspace.bytes() == bytes ? bytes : -1;
 }

@@ -132,6 +132,46 @@ def test_words_without_marks_are_skipped(
         assert_close(result.grad, expected.grad(gradient, "mean"), TOLERANCE, gradient)
 
 
+# A block looks at 32 words together.
+@not_of_memory
+@pytest.mark.parametrize("splits", [1, 3])
+@pytest.mark.parametrize("words", [[0, 31, 32, 95, 96], [97]])
+def test_marks_in_few_of_many_words(tensor: Kernels, words: list[int], splits: int) -> None:
+    """Rows of one cluster, of which a large reference set has a few."""
+    labels, ref_labels = torch.zeros(70, dtype=torch.int64), torch.ones(3190, dtype=torch.int64)
+    alike = torch.tensor([32 * word + row for word in words for row in (3, 17, 21)])
+    ref_labels[alike] = 0
+    logits, ref_logits = clusters(labels, 18), clusters(ref_labels, 18)
+    log_p, log_q = logits.double().log_softmax(1), ref_logits[alike].double().log_softmax(1)
+    p, q = log_p.exp(), log_q.exp()
+    first = len(alike) * log_p - log_q.sum(0)
+    second = len(alike) * p - q.sum(0)
+    exact = {"both": p * (first - (p * first).sum(1, keepdim=True)) + second, "second": second}
+    given = {"ref_logits": ref_logits, "ref_labels": ref_labels, "product_splits": splits}
+    for gradient in GRADIENTS:
+        result = tensor.forward(logits, labels, **given, gradient=gradient, reduction="sum")
+        assert_close(result.grad, exact[gradient].numpy(), TOLERANCE, gradient)
+
+
+@pytest.mark.parametrize(("i", "j"), [(3, 100), (100, 3), (129, 70), (70, 129)])
+def test_marks_in_one_direction(tensor: Kernels, i: int, j: int) -> None:
+    """(i, j) is a pair and (j, i) is none: row i has a mark in A alone, row j in B alone."""
+    logits = torch.randn(130, 18, generator=torch.Generator().manual_seed(0))
+    similarity = torch.zeros(130, 130, dtype=torch.int8)
+    similarity[i, j] = 1
+    p, log_p = logits.double().softmax(1), logits.double().log_softmax(1)
+    first = log_p[i] - log_p[j]
+    for gradient in GRADIENTS:
+        exact = torch.zeros(130, 18, dtype=torch.float64)
+        if gradient == "both":
+            exact[i] = p[i] * (first - p[i] @ first)
+        exact[j] = p[j] - p[i]
+        result = tensor.forward(
+            logits, similarity=similarity, gradient=gradient, reduction="sum", product_splits=1
+        )
+        assert_close(result.grad, exact.numpy(), TOLERANCE, gradient)
+
+
 def test_no_marks_at_all(tensor: Kernels) -> None:
     labels = torch.arange(70)
     assert not tensor.forward(clusters(labels, 17, classes=2), labels).grad.any()
