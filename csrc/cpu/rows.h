@@ -150,13 +150,9 @@ RowFlags make_rows(const Problem& problem, Panels<T> panels, Reference<T> refere
   for (int64_t r = 0; r < count; ++r) {
     if (row_at(r) < 0) continue;
     const LogitsRow<T> z = read_logits(problem, row_at(r), scratch);
-    Vec<T> max = z.at(0);
-    for_each_vector(panels, positions.begin + r, [&](int64_t at, int64_t column) {
-      const Vec<T> v = z.at(column);
-      max = v > max ? v : max;
-      store(l + at, v);
-    });
-    largest[r] = known != nullptr ? known[row_at(r)].largest : horizontal_max<T>(max);
+    for_each_vector(panels, positions.begin + r,
+                    [&](int64_t at, int64_t column) { store(l + at, z.at(column)); });
+    largest[r] = known != nullptr ? known[row_at(r)].largest : find_largest_logit(z);
   }
   Vec<T> partial[kRowsAtOnce];  // sums over a row's columns, by lanes
   for (Vec<T>& of_row : partial) of_row = Vec<T>{1};
