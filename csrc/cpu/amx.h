@@ -186,6 +186,9 @@ struct AmxTiles {
       const Absolute of_first(*this, column), of_second(*this, column + 16);
       uint16_t *to_p = p_tile(row, step), *to_l = l_tile(row, step);
       for (int64_t r = 0; r < kTileRows; ++r, to_p += kTileDepth, to_l += kTileDepth) {
+        // Of the next group, if there is one. Every thread read the L of the last call.
+        prefetch_to_write(to_l + steps * 2 * kTileElements);
+        prefetch_to_write(to_l + (steps * 2 + 1) * kTileElements);
         const __m512 p_r = load(p + first + r * width);
         const __m512 log_p = of_first(load(l + first + r * width));
         entropy[r] += p_r * log_p;

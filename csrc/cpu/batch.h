@@ -139,6 +139,11 @@ struct Batch {
     }
     return true;
   }
+  // The tiles whose pairs are looked at one by one: all, or none.
+  Schedule schedule() const {
+    if (!has_scores()) return Schedule(0, 0, workers.count);
+    return Schedule(first_block[1], blocks() - first_block[1], workers.count);
+  }
   // Whose rows are the partners of a side's.
   int64_t partner(int64_t side) const { return problem.cross ? 1 - side : 0; }
   bool is_row(int64_t position) const {
@@ -268,29 +273,64 @@ void find_id_ranges(const Batch<T>& batch) {
   }
 }
 
-// wu: sample weights times row weights, one vector per row; null without row weights. rests:
-// whether ClassMeans::rest is needed.
+// The stages that make the means of all classes, after those of the rows.
 template <class T>
-void make_means(const Batch<T>& batch, const T* wu, bool rests) {
-  if (!batch.has_means()) return;
-  constexpr int64_t kMostGroups = 64;  // of classes, which lie in the order of the rows
-  const int64_t panels = batch.panels.count();
-  for (int64_t t = 0; t < 2 * batch.problem.level_count; ++t) {
-    const ClassMeans<T>& means = batch.means[t];
-    if (means.begin[means.classes] == 0) continue;
-    const int64_t groups = std::min(means.classes, kMostGroups);
-    for_each_task(batch.workers, groups * panels, [&](int64_t, int64_t task) {
-      const int64_t group = task / panels;
-      const Span classes{group * means.classes / groups, (group + 1) * means.classes / groups};
-      average_classes(batch.panels, batch.l, batch.p, batch.weight, wu, task % panels, classes,
-                      means);
-    });
-    if (!rests) continue;
-    for_each_task(batch.workers, means.classes, [&](int64_t, int64_t c) {
-      means.rest[c] = spread_of_class(batch.panels, batch.l, batch.p, batch.weight, means, c);
-    });
+class MeansStages {
+ public:
+  // wu: sample weights times row weights, one vector per row; null without row weights. rests:
+  // whether ClassMeans::rest is needed.
+  MeansStages(const Batch<T>& batch, const T* wu, bool rests) : batch_(batch), wu_(wu) {
+    for (int64_t t = 0; batch.has_means() && t < 2 * batch.problem.level_count; ++t) {
+      const ClassMeans<T>& means = batch.means[t];
+      if (means.begin[means.classes] == 0) continue;
+      parts_.emplace_back(batch, means, rests);
+    }
   }
-}
+
+  void work(int64_t worker) {
+    for (Part& part : parts_) {
+      part.averages.work(worker, [&](int64_t, int64_t task) { average(part, task); });
+    }
+  }
+
+  // What needs the means. After work; then all is done.
+  void finish(int64_t worker) {
+    const Batch<T>& x = batch_;
+    for (Part& part : parts_) {
+      part.averages.wait();
+      const ClassMeans<T>& means = part.means;
+      part.rests.work(worker, [&](int64_t, int64_t c) {
+        means.rest[c] = spread_of_class(x.panels, x.l, x.p, x.weight, means, c);
+      });
+    }
+    for (Part& part : parts_) part.rests.wait();
+  }
+
+ private:
+  // The classes of one level, on one side.
+  struct Part {
+    const ClassMeans<T>& means;
+    int64_t groups;  // of classes, which lie in the order of the rows
+    Stage averages, rests;
+
+    Part(const Batch<T>& batch, const ClassMeans<T>& means, bool rests)
+        : means(means),
+          groups(std::min<int64_t>(means.classes, 64)),
+          averages(batch.workers, groups * batch.panels.count()),
+          rests(batch.workers, rests ? means.classes : 0) {}
+  };
+
+  void average(const Part& part, int64_t task) const {
+    const Batch<T>& x = batch_;
+    const int64_t panels = x.panels.count(), group = task / panels, classes = part.means.classes;
+    const Span of_group{group * classes / part.groups, (group + 1) * classes / part.groups};
+    average_classes(x.panels, x.l, x.p, x.weight, wu_, task % panels, of_group, part.means);
+  }
+
+  const Batch<T>& batch_;
+  const T* wu_;
+  std::list<Part> parts_;
+};
 
 // Everything about infinite pairs, for batches with masked classes.
 template <class T>
@@ -347,9 +387,14 @@ struct Infinities {
   }
 };
 
+// Always in the same order: every eighth element, and then these eight sums.
 inline double sum_in_order(const double* x, int64_t n) {
+  double sums[8] = {};
+  for (int64_t i = 0; i < n; i += 8) {
+    for (int64_t j = 0; j < 8 && i + j < n; ++j) sums[j] += x[i + j];
+  }
   double sum = 0.0;
-  for (int64_t i = 0; i < n; ++i) sum += x[i];
+  for (const double of_eighth : sums) sum += of_eighth;
   return sum;
 }
 

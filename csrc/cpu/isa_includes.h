@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstdint>
+#include <list>
 #include <new>
 #include <optional>
 #include <type_traits>

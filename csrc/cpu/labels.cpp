@@ -8,15 +8,47 @@
 namespace pairloss::cpu {
 namespace {
 
-// A stable counting sort of `order` by key(row), 0 .. range - 1.
-template <class Key>
-void sort_by(std::vector<int64_t>& order, int64_t range, Key&& key) {
-  std::vector<int64_t> place(range + 1), sorted(order.size());
-  for (int64_t i : order) ++place[key(i) + 1];
-  std::partial_sum(place.begin(), place.end(), place.begin());
-  for (int64_t i : order) sorted[place[key(i)]++] = i;
-  order.swap(sorted);
-}
+// Rows begin .. end - 1, sorted by several keys, the last of which counts most: a radix sort whose
+// digits are as many keys as together have few values.
+class RadixSort {
+ public:
+  RadixSort(int64_t begin, int64_t end) : begin_(begin), digit_(end - begin), order_(end - begin) {
+    std::iota(order_.begin(), order_.end(), int32_t{0});
+  }
+
+  // key(row): 0 .. range - 1.
+  template <class Key>
+  void by(int64_t range, Key&& key) {
+    constexpr int64_t kFewValues = 2048;
+    if (range_ > 1 && range_ * range > kFewValues) sort_by_digit();
+    for (size_t i = 0; i < digit_.size(); ++i) {
+      digit_[i] += static_cast<int32_t>(range_ * key(begin_ + static_cast<int64_t>(i)));
+    }
+    range_ *= range;
+  }
+
+  // The rows in order, counted from the first.
+  std::vector<int32_t> order() {
+    sort_by_digit();
+    return std::move(order_);
+  }
+
+ private:
+  // A stable counting sort.
+  void sort_by_digit() {
+    if (range_ == 1) return;
+    std::vector<int32_t> place(range_ + 1), sorted(order_.size());
+    for (int32_t digit : digit_) ++place[digit + 1];
+    std::partial_sum(place.begin(), place.end(), place.begin());
+    for (int32_t i : order_) sorted[place[digit_[i]]++] = i;
+    order_.swap(sorted);
+    std::fill(digit_.begin(), digit_.end(), 0);
+    range_ = 1;
+  }
+
+  int64_t begin_, range_ = 1;
+  std::vector<int32_t> digit_, order_;
+};
 
 // Ids in the order of the labels, where they span a small range: no label is compared.
 void number_by_table(const std::vector<int64_t>& labels, int64_t ignore_index, int64_t low,
@@ -50,19 +82,21 @@ void number_by_search(const std::vector<int64_t>& labels, int64_t ignore_index, 
 }
 
 void count_pairs(int64_t n, bool cross, Level& level) {
-  std::vector<double> rows(2 * level.classes);  // of each class: in the batch, in the reference set
-  double in_batch = 0.0, in_reference = 0.0;
+  // Of each class, and of all: in the batch, in the reference set.
+  std::vector<int64_t> rows(2 * level.classes);
+  int64_t all[2] = {0, 0};
   for (size_t i = 0; i < level.id.size(); ++i) {
-    if (level.id[i] < 0) continue;
-    const bool of_batch = static_cast<int64_t>(i) < n;
-    ++rows[2 * level.id[i] + !of_batch];
-    ++(of_batch ? in_batch : in_reference);
+    if (level.id[i] >= 0) ++rows[2 * level.id[i] + (static_cast<int64_t>(i) >= n)];
   }
-  const auto count = [cross](double batch, double reference) {
-    return cross ? batch * reference : batch * (batch - 1.0) / 2.0;
+  const auto count = [cross](int64_t batch_rows, int64_t reference_rows) {
+    const auto batch = static_cast<double>(batch_rows);
+    return cross ? batch * static_cast<double>(reference_rows) : batch * (batch - 1.0) / 2.0;
   };
-  for (size_t c = 0; c < rows.size(); c += 2) level.similar_pairs += count(rows[c], rows[c + 1]);
-  const double pairs = count(in_batch, in_reference);
+  for (size_t c = 0; c < rows.size(); c += 2) {
+    level.similar_pairs += count(rows[c], rows[c + 1]);
+    all[0] += rows[c], all[1] += rows[c + 1];
+  }
+  const double pairs = count(all[0], all[1]);
   level.dissimilar_pairs = pairs - level.similar_pairs;
   if (pairs == 0.0) std::fill(level.id.begin(), level.id.end(), -1);
 }
@@ -110,18 +144,19 @@ Arrangement::~Arrangement() = default;
 void Arrangement::arrange(const Level* levels, int64_t level_count, int64_t side, int64_t n,
                           int64_t m, const Likeness* likeness, int64_t columns, int64_t alignment) {
   begin_[side] = end_[side] = static_cast<int64_t>(row_.size());
-  std::vector<int64_t> order;
-  order.reserve(side == 0 ? n : m);
-  for (int64_t i = side == 0 ? 0 : n; i < (side == 0 ? n : n + m); ++i) {
-    if (std::any_of(levels, levels + level_count,
-                    [&](const Level& level) { return level.id[i] >= 0; })) {
-      order.push_back(i);
-    }
-  }
-  if (order.empty()) return;
+  const int64_t first = side == 0 ? 0 : n, last = side == 0 ? n : n + m;
+  const auto takes_part = [&](int64_t i) {
+    bool any = false;
+    for (int64_t g = 0; g < level_count; ++g) any |= levels[g].id[i] >= 0;
+    return any;
+  };
+  int64_t some = first;
+  while (some < last && !takes_part(some)) ++some;
+  if (some == last) return;
+  RadixSort sort(first, last);
   if (likeness != nullptr) {
-    sort_by(order, 256, [&](int64_t i) { return likeness[i].confidence; });
-    sort_by(order, columns, [&](int64_t i) { return likeness[i].largest; });
+    sort.by(256, [&](int64_t i) { return likeness[i].confidence; });
+    sort.by(columns, [&](int64_t i) { return likeness[i].largest; });
   }
   std::vector<const Level*> coarsest_last;
   for (int64_t g = 0; uses<Idea::class_order> && g < level_count; ++g) {
@@ -132,32 +167,44 @@ void Arrangement::arrange(const Level* levels, int64_t level_count, int64_t side
                      [](const Level* a, const Level* b) { return a->classes > b->classes; });
   }
   for (const Level* level : coarsest_last) {
-    sort_by(order, level->classes + 1, [&](int64_t i) { return level->id[i] + 1; });
+    sort.by(level->classes + 1, [&](int64_t i) { return level->id[i] + 1; });
   }
+  const std::vector<int32_t> order = sort.order();
   if (side == 1) {
     row_.resize((row_.size() + alignment - 1) / alignment * alignment, -1);
   }
   begin_[side] = static_cast<int64_t>(row_.size());
-  row_.insert(row_.end(), order.begin(), order.end());
-  end_[side] = static_cast<int64_t>(row_.size());
+  end_[side] = begin_[side];
+  row_.resize(begin_[side] + order.size());
+  for (int32_t i : order) {
+    row_[end_[side]] = first + i;
+    end_[side] += takes_part(first + i);
+  }
+  row_.resize(end_[side]);
 }
 
 Arrangement::Members Arrangement::find_members(const Level& level, int64_t side) const {
   Members members;
   auto& begin = members.begin;
   begin.assign(level.classes + 2, 0);
-  const auto for_each = [&](auto&& body) {
-    for (int64_t p = begin_[side]; p < end_[side]; ++p) {
-      const int32_t id = level.id[row_[p]];
-      if (id >= 0) body(static_cast<int32_t>(p), id);
+  // Rows of one class that stand together, at once: to count them one by one waits for each count.
+  const auto for_each_run = [&](auto&& body) {
+    for (int64_t p = begin_[side], run = p; run < end_[side]; run = p) {
+      const int32_t id = level.id[row_[run]];
+      while (p < end_[side] && level.id[row_[p]] == id) ++p;
+      if (id >= 0) body(static_cast<int32_t>(run), static_cast<int32_t>(p), id);
     }
   };
   // First the rows of class c at c + 2, then the first place of it at c + 1, which ends up behind
   // its last, the first of class c + 1.
-  for_each([&](int32_t, int32_t id) { ++begin[id + 2]; });
+  for_each_run([&](int32_t first, int32_t last, int32_t id) { begin[id + 2] += last - first; });
   std::partial_sum(begin.begin(), begin.end(), begin.begin());
   members.position.resize(begin.back());
-  for_each([&](int32_t p, int32_t id) { members.position[begin[id + 1]++] = p; });
+  for_each_run([&](int32_t first, int32_t last, int32_t id) {
+    int32_t* const to = members.position.data() + begin[id + 1];
+    std::iota(to, to + (last - first), first);
+    begin[id + 1] += last - first;
+  });
   return members;
 }
 

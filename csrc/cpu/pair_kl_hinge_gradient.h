@@ -72,20 +72,23 @@ class Differentiation {
     if (make_rows(batch_, tiles_, flags) == Health::nan) return fill(static_cast<T>(NAN));
     find_id_ranges(batch_);
     make_sources();
-    make_means<T>(batch_, weighted_ ? l_sources_.wu : nullptr, problem_.cross);
     std::optional<Infinities<T>> infinities;
     if (flags.masked) infinities.emplace(batch_);
     infinities_ = infinities ? &*infinities : nullptr;
 
-    if (batch_.has_scores()) {
-      Schedule schedule(batch_.first_block[1], batch_.blocks() - batch_.first_block[1],
-                        batch_.workers.count);
-      for_each_tile(batch_.workers, schedule, [&](int64_t worker, const Tile& tile) {
-        add_tile(batch_.scratch[worker], tile, schedule.row_turn(tile), schedule.column_turn(tile));
+    MeansStages<T> means(batch_, weighted_ ? l_sources_.wu : nullptr, problem_.cross);
+    Schedule tiles = batch_.schedule();
+    Stage finish(batch_.workers, batch_.padded_rows / 32);
+    on_every_worker(batch_.workers, [&](int64_t worker) {
+      means.work(worker);
+      tiles.work(worker, [&](int64_t, const Tile& tile) {
+        add_tile(batch_.scratch[worker], tile, tiles.row_turn(tile), tiles.column_turn(tile));
       });
-    }
-    for_each_task(batch_.workers, batch_.padded_rows / 32, [&](int64_t worker, int64_t task) {
-      for (int64_t i = task * 32; i < (task + 1) * 32; i += abreast_) finish_rows(i, worker);
+      means.finish(worker);
+      tiles.wait();
+      finish.work(worker, [&](int64_t, int64_t task) {
+        for (int64_t i = task * 32; i < (task + 1) * 32; i += abreast_) finish_rows(i, worker);
+      });
     });
     add_up();
   }
@@ -450,9 +453,13 @@ class Differentiation {
   // f and g: F and G of the rows, one after the other.
   template <bool kWeighted, bool kSecondOnly>
   void finish_rows(int64_t first, T* f, T* g) const {
+    const int64_t end = first + abreast_;
+    // Rows of the gradient stand in the batch's order, and share cache lines with other threads'.
+    for (int64_t i = first; i < end; ++i) {
+      if (has_gradient(i)) prefetch_to_write(grad_row(i), problem_.k);
+    }
     double p_f[kMostAbreast] = {};  // P . F
     for (int64_t t = term_count_; t-- > 0;) finish_term<kWeighted>(t, first, f, g, p_f);
-    const int64_t end = first + abreast_;
     const Panels<T> panels = panels_;
     const T* const p_of = batch_.p;
     RowSums rest(abreast_);

@@ -64,7 +64,6 @@ class Evaluation {
     RowFlags flags;
     if (make_rows(batch_, tiles_, flags) == Health::nan) return fill(NAN);
     find_id_ranges(batch_);
-    make_means<T>(batch_, nullptr, row_losses_ != nullptr || problem_.cross);
     std::optional<Infinities<T>> infinities;
     if (flags.masked) infinities.emplace(batch_);
     infinities_ = infinities ? &*infinities : nullptr;
@@ -72,13 +71,15 @@ class Evaluation {
     const int64_t entries = batch_.padded_rows * problem_.level_count;
     for (int64_t i = 0; i < entries; ++i) dissimilar_[i] = 0.0, active_[i] = 0;
     for (int64_t i = 0; i < batch_.padded_rows; ++i) similar_[i] = by_row_[i] = by_column_[i] = 0.0;
-    if (batch_.has_scores()) {
-      Schedule schedule(batch_.first_block[1], batch_.blocks() - batch_.first_block[1],
-                        batch_.workers.count);
-      for_each_tile(batch_.workers, schedule, [&](int64_t worker, const Tile& tile) {
-        add_tile(worker, tile, schedule.row_turn(tile), schedule.column_turn(tile));
+    MeansStages<T> means(batch_, nullptr, row_losses_ != nullptr || problem_.cross);
+    Schedule tiles = batch_.schedule();
+    on_every_worker(batch_.workers, [&](int64_t worker) {
+      means.work(worker);
+      tiles.work(worker, [&](int64_t, const Tile& tile) {
+        add_tile(worker, tile, tiles.row_turn(tile), tiles.column_turn(tile));
       });
-    }
+      means.finish(worker);
+    });
     finish();
   }
 

@@ -48,6 +48,18 @@ class Schedule {
   // A worker's next tile, or false after the last. By any thread.
   bool next(int64_t worker, Tile& tile);
 
+  // body(worker, tile) for every tile that nobody else takes. The body calls wait and pass of both
+  // turns, in the order of adding.
+  template <class Body>
+  void work(int64_t worker, Body&& body) {
+    for (Tile tile; next(worker, tile);) body(worker, tile);
+  }
+
+  // Until everybody's tiles have been added to their blocks. After work.
+  void wait() const {
+    for (int64_t b = 0; b < 2 * blocks_; ++b) turns_[b].wait(handed_out_[b]);
+  }
+
   Turn& row_turn(const Tile& tile) { return turns_[tile.row_block]; }
   Turn& column_turn(const Tile& tile) { return turns_[blocks_ + tile.column_block]; }
   int64_t tiles() const { return tiles_; }
@@ -63,13 +75,11 @@ class Schedule {
   std::mutex mutex_;
 };
 
-// body(worker, tile) for every tile of the schedule. The body calls wait and pass of both turns, in
-// the order of adding.
+// body(worker, tile) for every tile of the schedule.
 template <class Body>
 void for_each_tile(const Workers& workers, Schedule& schedule, Body&& body) {
-  on_every_worker(schedule.tiles() > 1 ? workers : Workers{}, [&](int64_t worker) {
-    for (Tile tile; schedule.next(worker, tile);) body(worker, tile);
-  });
+  on_every_worker(schedule.tiles() > 1 ? workers : Workers{},
+                  [&](int64_t worker) { schedule.work(worker, body); });
 }
 
 }  // namespace pairloss::cpu

@@ -3,11 +3,11 @@
 // fit for any processor.
 #if defined(__clang__)
 // clang-format off
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt,bmi,bmi2,avx512bf16,avx512vpopcntdq,avx512vbmi2,amx-tile,amx-bf16"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt,bmi,bmi2,prfchw,avx512bf16,avx512vpopcntdq,avx512vbmi2,amx-tile,amx-bf16"))), apply_to = function)
 // clang-format on
 #else
 #pragma GCC target( \
-    "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt,bmi,bmi2,avx512bf16,avx512vpopcntdq,avx512vbmi2,amx-tile,amx-bf16")
+    "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt,bmi,bmi2,prfchw,avx512bf16,avx512vpopcntdq,avx512vbmi2,amx-tile,amx-bf16")
 #endif
 
 // GCC's own headers, about registers that are undefined on purpose.

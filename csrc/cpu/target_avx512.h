@@ -2,10 +2,10 @@
 // other headers (isa_includes.h): what those define inline must stay fit for any processor.
 #if defined(__clang__)
 // clang-format off
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c,popcnt,bmi,bmi2"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c,popcnt,bmi,bmi2,prfchw"))), apply_to = function)
 // clang-format on
 #else
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c,popcnt,bmi,bmi2")
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c,popcnt,bmi,bmi2,prfchw")
 #endif
 
 #define PAIRLOSS_VNNI

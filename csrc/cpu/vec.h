@@ -39,6 +39,19 @@ PAIRLOSS_INLINE Vec<T> load(const T* from) {
   return v;
 }
 
+// Asks for the cache lines of x[0] .. x[count - 1], to be written: from another core, where they
+// were written or read before. Processors that do not know the instruction pass over it; the
+// baseline of x86 has none but that for reading, after which writing takes as long as before.
+template <class T>
+PAIRLOSS_INLINE void prefetch_to_write([[maybe_unused]] const T* x,
+                                       [[maybe_unused]] int64_t count = 1) {
+#if !defined(__x86_64__) || PAIRLOSS_VECTOR_BYTES > 16
+  constexpr int64_t kLine = 64 / sizeof(T);
+  for (int64_t i = 0; i < count; i += kLine) __builtin_prefetch(x + i, 1);
+  __builtin_prefetch(x + count - 1, 1);
+#endif
+}
+
 #if PAIRLOSS_VECTOR_BYTES == 64
 // A bit for each of the first `count` lanes, or for all where it is more.
 template <class T>

@@ -92,6 +92,24 @@ std::vector<int64_t> order_of_tasks(int64_t tasks, int64_t count, const std::str
   return order;
 }
 
+// Two stages of as many tasks in one launch, the second of which waits for the first. Returns, for
+// every task of the second, how many of the first were done when it began.
+std::vector<int64_t> run_stages(int64_t tasks, int64_t count, const std::string& how) {
+  const Workers workers = make_workers(count, how);
+  Stage first(workers, tasks), second(workers, tasks);
+  std::atomic<int64_t> done{0};
+  std::vector<int64_t> seen(tasks, -1);
+  on_every_worker(workers, [&](int64_t worker) {
+    first.work(worker, [&](int64_t, int64_t task) {
+      if (how == "threads") std::this_thread::sleep_for(std::chrono::microseconds(task % 7 * 100));
+      ++done;
+    });
+    first.wait();
+    second.work(worker, [&](int64_t, int64_t task) { seen[task] = done; });
+  });
+  return seen;
+}
+
 }  // namespace
 
 void bind_schedule(pybind11::module_& m) {
@@ -99,5 +117,6 @@ void bind_schedule(pybind11::module_& m) {
   m.def("order_of_tasks", &order_of_tasks);
   const pybind11::call_guard<pybind11::gil_scoped_release> without_gil;
   m.def("run_schedule", &run_schedule, without_gil);
+  m.def("run_stages", &run_stages, without_gil);
   m.def("run_tasks", &run_tasks, without_gil);
 }

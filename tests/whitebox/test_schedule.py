@@ -80,3 +80,13 @@ def test_workers_take_tasks_of_their_own_first(whitebox: ModuleType) -> None:
     assert whitebox.order_of_tasks(7, 2, "serial") == [0, 1, 2, 3, 4, 5, 6]
     assert whitebox.order_of_tasks(7, 2, "reversed") == [3, 4, 5, 6, 0, 1, 2]
     assert whitebox.order_of_tasks(2, 4, "reversed") == [1, 0]
+
+
+@pytest.mark.parametrize("how", ["threads", "serial", "reversed"])
+@pytest.mark.parametrize("workers", [1, 2, 5])
+@pytest.mark.parametrize("tasks", [0, 1, 3, 40])
+def test_a_stage_waits_for_all_of_the_one_before(
+    whitebox: ModuleType, tasks: int, workers: int, how: str
+) -> None:
+    """Whoever does them; and nobody waits for ever for workers that come later."""
+    assert whitebox.run_stages(tasks, workers, how) == [tasks] * tasks
