@@ -27,7 +27,10 @@ template <class T>
 struct Term {
   Selected<T> w, v;  // of L over the pair's second row, of P over its first
   T factor;          // of its pairs' dD in the gradient
-  double* loss;      // per row: sum_j w_i w_j (m - D_ij) over the term's pairs
+  // Of the rows that are finished at a time: sum_ij w_i w_j (m - D_ij) over the term's pairs, and
+  // how many they are.
+  double* loss;
+  int64_t* active;
 };
 
 template <class T>
@@ -105,10 +108,11 @@ class Differentiation {
       term.w.lay_out(arena, panels_, has_w, weighted_);
       term.v.lay_out(arena, panels_, has_w, weighted_);
       term.factor = factor_of(t);
-      term.loss = arena.take<double>(rows);
+      term.loss = arena.take<double>(rows / abreast_);
+      term.active = arena.take<int64_t>(rows / abreast_);
       if (terms_ != nullptr) terms_[t] = term;
     }
-    similar_ = arena.take<double>(rows * problem_.level_count);
+    similar_ = arena.take<double>(rows / abreast_ * problem_.level_count);
     const auto take = [&](bool wanted, int64_t count) {
       T* const array = arena.take<T>(wanted ? count : 0);
       return wanted ? array : nullptr;
@@ -519,17 +523,20 @@ class Differentiation {
       spread.by_lanes[r] = sums.spread, p_similar.by_lanes[r] = sums.p_similar;
     }
     for (RowSums* sums : {&p_w, &l_v, &spread, &p_similar}) sums->add_lanes();
-    double* const similar_losses =
-        t < problem_.level_count ? similar_ + t * batch_.padded_rows : nullptr;
+    double loss = 0.0, similar_loss = 0.0;
+    int64_t active = 0;
     for (int64_t r = 0; r < abreast_; ++r) {
       const int64_t i = first + r;
       const T w = batch_.sample_weight(i);
-      common.term.loss[i] = w * loss_of(common, i, p_w.of_row[r], l_v.of_row[r]);
-      if (similar_losses != nullptr) {
-        similar_losses[i] = similar_loss_of(common, i, w, similar[r], spread.of_row[r]);
-      }
+      loss += w * loss_of(common, i, p_w.of_row[r], l_v.of_row[r]);
+      active += common.term.w.count[i];
+      similar_loss += similar_loss_of(common, i, w, similar[r], spread.of_row[r]);
       p_f[r] += common.term.factor * p_w.of_row[r] + common.factor * p_similar.of_row[r];
     }
+    const int64_t at = first / abreast_;
+    common.term.loss[at] = loss;
+    common.term.active[at] = active;
+    if (t < problem_.level_count) similar_[t * (batch_.padded_rows / abreast_) + at] = similar_loss;
   }
 
   // What a row's pairs of one term lose, from P . W and L . V.
@@ -554,19 +561,19 @@ class Differentiation {
 
   void add_up() const {
     if (weighted_) return;
-    const int64_t rows = batch_.padded_rows;
+    const int64_t parts = batch_.padded_rows / abreast_;
     const auto add = [&](int64_t t, int64_t sign, PairSums& sums) {
-      sums.dissimilar += static_cast<double>(sign) * sum_in_order(terms_[t].loss, rows);
-      for (int64_t i = 0; i < rows; ++i) sums.active += sign * terms_[t].w.count[i];
+      sums.dissimilar += static_cast<double>(sign) * sum_in_order(terms_[t].loss, parts);
+      for (int64_t i = 0; i < parts; ++i) sums.active += sign * terms_[t].active[i];
     };
     for (int64_t g = 0; g < problem_.level_count; ++g) {
-      sums_[g].similar = sum_in_order(similar_ + g * rows, rows);
+      sums_[g].similar = sum_in_order(similar_ + g * parts, parts);
       add(0, 1, sums_[g]);
       if (g == 0) continue;
       add(2 * g - 1, 1, sums_[g]);
       add(2 * g, -1, sums_[g]);
     }
-    if (problem_.similarity != nullptr) sums_[0].similar -= sum_in_order(terms_[1].loss, rows);
+    if (problem_.similarity != nullptr) sums_[0].similar -= sum_in_order(terms_[1].loss, parts);
   }
 
   const Problem& problem_;
@@ -586,7 +593,7 @@ class Differentiation {
   T *l_w_, *p_w_, *l_wu_, *p_wu_;  // L and P times sample weights, and times row weights too
   T *wu_, *u_;                     // row weights (wu_: one vector per row)
   T *f_, *g_;                      // of abreast_ rows, for each worker
-  double* similar_;                // per level and row: its part of the loss
+  double* similar_;                // per level and rows finished at a time: their part of the loss
   Infinities<T>* infinities_ = nullptr;
 };
 

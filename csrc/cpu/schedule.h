@@ -15,7 +15,6 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
-#include <thread>
 #include <vector>
 
 #include "cpu/workers.h"
@@ -25,7 +24,7 @@ namespace pairloss::cpu {
 class Turn {
  public:
   void wait(int64_t turn) const {
-    while (done_.load(std::memory_order_acquire) != turn) std::this_thread::yield();
+    wait_until([&] { return done_.load(std::memory_order_acquire) == turn; });
   }
   void pass(int64_t turn) { done_.store(turn + 1, std::memory_order_release); }
 

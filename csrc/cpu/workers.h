@@ -35,6 +35,21 @@ constexpr int64_t first_of_worker(int64_t worker, int64_t workers, int64_t count
   return worker * count / workers;
 }
 
+// Until done(), which another thread is about to make true: first without the system's help, which
+// takes longer than most of what is waited for.
+template <class Done>
+void wait_until(Done&& done) {
+  for (int64_t attempts = 0; !done(); ++attempts) {
+    if (attempts > 100) {
+      std::this_thread::yield();
+      continue;
+    }
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+  }
+}
+
 // Tasks 0 .. tasks - 1, handed out one by one to the workers who take part. So several stages can
 // follow each other in one on_every_worker, which costs a microsecond: who finds no task left goes
 // on, and waits where it needs what the others are still at. All that is waited for has been handed
@@ -70,7 +85,7 @@ class Stage {
   // Until everybody's tasks are done. After work.
   void wait() const {
     if (workers_ <= 1) return;
-    while (done_.load(std::memory_order_acquire) != tasks_) std::this_thread::yield();
+    wait_until([&] { return done_.load(std::memory_order_acquire) == tasks_; });
   }
 
  private:
