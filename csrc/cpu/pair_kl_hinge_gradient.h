@@ -459,7 +459,7 @@ class Differentiation {
   void finish_rows(int64_t first, T* f, T* g) const {
     const int64_t end = first + abreast_;
     // Rows of the gradient stand in the batch's order, and share cache lines with other threads'.
-    for (int64_t i = first; i < end; ++i) {
+    for (int64_t i = first; batch_.workers.count > 1 && i < end; ++i) {
       if (has_gradient(i)) prefetch_to_write(grad_row(i), problem_.k);
     }
     double p_f[kMostAbreast] = {};  // P . F
