@@ -310,12 +310,13 @@ class MeansStages {
   // The classes of one level, on one side.
   struct Part {
     const ClassMeans<T>& means;
+    static constexpr int32_t kMostGroups = 64;
     int64_t groups;  // of classes, which lie in the order of the rows
     Stage averages, rests;
 
     Part(const Batch<T>& batch, const ClassMeans<T>& means, bool rests)
         : means(means),
-          groups(std::min<int64_t>(means.classes, 64)),
+          groups(std::min<int64_t>(means.classes, kMostGroups)),
           averages(batch.workers, groups * batch.panels.count()),
           rests(batch.workers, rests ? means.classes : 0) {}
   };

@@ -61,7 +61,6 @@ class Schedule {
 
   Turn& row_turn(const Tile& tile) { return turns_[tile.row_block]; }
   Turn& column_turn(const Tile& tile) { return turns_[blocks_ + tile.column_block]; }
-  int64_t tiles() const { return tiles_; }
 
  private:
   int64_t take_of_step(int64_t worker);
@@ -73,12 +72,5 @@ class Schedule {
   int64_t taken_ = 0;                // of all tiles
   std::mutex mutex_;
 };
-
-// body(worker, tile) for every tile of the schedule.
-template <class Body>
-void for_each_tile(const Workers& workers, Schedule& schedule, Body&& body) {
-  on_every_worker(schedule.tiles() > 1 ? workers : Workers{},
-                  [&](int64_t worker) { schedule.work(worker, body); });
-}
 
 }  // namespace pairloss::cpu

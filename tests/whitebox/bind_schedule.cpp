@@ -57,7 +57,7 @@ std::pair<std::vector<std::vector<int64_t>>, std::vector<std::vector<int64_t>>> 
   };
   const Workers workers = make_workers(count, how);
   Schedule schedule(batch_blocks, ref_blocks, count);
-  for_each_tile(workers, schedule, [&](int64_t worker, const Tile& tile) {
+  const auto add = [&](int64_t worker, const Tile& tile) {
     if (worker < 0 || worker >= count) known = false;
     Turn &row_turn = schedule.row_turn(tile), &column_turn = schedule.column_turn(tile);
     pause(tile, 1);
@@ -68,7 +68,8 @@ std::pair<std::vector<std::vector<int64_t>>, std::vector<std::vector<int64_t>>> 
     column_turn.wait(tile.column_turn);
     if (!columns[tile.column_block].add(tile.row_block)) exclusive = false;
     column_turn.pass(tile.column_turn);
-  });
+  };
+  on_every_worker(workers, [&](int64_t worker) { schedule.work(worker, add); });
   if (!exclusive) throw std::runtime_error("two tiles added to one block at the same time");
   if (!known) throw std::runtime_error("a worker has a number out of range");
   std::pair<std::vector<std::vector<int64_t>>, std::vector<std::vector<int64_t>>> partners;
