@@ -129,6 +129,10 @@ struct Batch {
     const int64_t from = begin[side] + (b - first_block[side]) * tile;
     return {from, from + tile < end[side] ? from + tile : end[side]};
   }
+  int64_t block_of(int64_t position) const {
+    const int64_t side = side_of(position);
+    return first_block[side] + (position - begin[side]) / tile;
+  }
   int64_t side_of(int64_t position) const { return position < end[0] ? 0 : 1; }
   // Whether there is nothing to do in a tile, in any level.
   bool has_no_dissimilar(const Tile& t) const {

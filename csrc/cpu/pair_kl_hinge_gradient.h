@@ -88,9 +88,12 @@ class Differentiation {
         add_tile(batch_.scratch[worker], tile, tiles.row_turn(tile), tiles.column_turn(tile));
       });
       means.finish(worker);
-      tiles.wait();
       finish.work(worker, [&](int64_t, int64_t task) {
-        for (int64_t i = task * 32; i < (task + 1) * 32; i += abreast_) finish_rows(i, worker);
+        const Span rows{task * 32, (task + 1) * 32};
+        if (batch_.has_scores() && batch_.is_row(rows.begin)) {
+          tiles.wait(batch_.block_of(rows.begin));
+        }
+        for (int64_t i = rows.begin; i < rows.end; i += abreast_) finish_rows(i, worker);
       });
     });
     add_up();
@@ -458,10 +461,6 @@ class Differentiation {
   template <bool kWeighted, bool kSecondOnly>
   void finish_rows(int64_t first, T* f, T* g) const {
     const int64_t end = first + abreast_;
-    // Rows of the gradient stand in the batch's order, and share cache lines with other threads'.
-    for (int64_t i = first; batch_.workers.count > 1 && i < end; ++i) {
-      if (has_gradient(i)) prefetch_to_write(grad_row(i), problem_.k);
-    }
     double p_f[kMostAbreast] = {};  // P . F
     for (int64_t t = term_count_; t-- > 0;) finish_term<kWeighted>(t, first, f, g, p_f);
     const Panels<T> panels = panels_;
@@ -470,6 +469,9 @@ class Differentiation {
     for (int64_t i = first; i < end; ++i) {
       rest.by_lanes[i - first] = Vec<T>{};
       if (!has_gradient(i)) continue;
+      // The rows of the gradient stand in the batch's order, and share cache lines with other
+      // threads'.
+      if (batch_.workers.count > 1) prefetch_to_write(grad_row(i), problem_.k);
       const bool is_infinite = batch_.infinite != nullptr && batch_.infinite[i] != 0;
       const T d = static_cast<T>(is_infinite ? NAN : p_f[i - first]);
       const T* const f_of = f + (i - first) * panels.columns;

@@ -54,9 +54,9 @@ class Schedule {
     for (Tile tile; next(worker, tile);) body(worker, tile);
   }
 
-  // Until everybody's tiles have been added to their blocks. After work.
-  void wait() const {
-    for (int64_t b = 0; b < 2 * blocks_; ++b) turns_[b].wait(handed_out_[b]);
+  // Until all tiles of a block, as rows and as columns, have been added to it. After work.
+  void wait(int64_t block) const {
+    for (const int64_t b : {block, blocks_ + block}) turns_[b].wait(handed_out_[b]);
   }
 
   Turn& row_turn(const Tile& tile) { return turns_[tile.row_block]; }

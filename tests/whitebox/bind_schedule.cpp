@@ -41,14 +41,15 @@ std::vector<TileTuple> all_tiles(int64_t batch_blocks, int64_t ref_blocks, int64
   return tiles;
 }
 
-// Works on all tiles, each for its own pseudo-random time of up to `microseconds`. Returns, for
-// every row block and every column block, the tiles in the order in which they added to it.
+// Works on all tiles, each for its own pseudo-random time of up to `microseconds`; then waits for
+// every block. Returns, for every row block and every column block, the tiles in the order in which
+// they added to it.
 std::pair<std::vector<std::vector<int64_t>>, std::vector<std::vector<int64_t>>> run_schedule(
     int64_t batch_blocks, int64_t ref_blocks, int64_t count, const std::string& how,
     int64_t microseconds) {
   const int64_t blocks = batch_blocks + ref_blocks;
   std::vector<Accumulators> rows(blocks), columns(blocks);
-  std::atomic<bool> exclusive{true}, known{true};
+  std::atomic<bool> exclusive{true}, known{true}, complete{true};
   const auto pause = [&](const Tile& tile, int64_t salt) {
     const uint64_t random = (tile.row_block * 31 + tile.column_block * 17 + salt) * 2654435761u;
     if (microseconds > 0) {
@@ -69,8 +70,18 @@ std::pair<std::vector<std::vector<int64_t>>, std::vector<std::vector<int64_t>>> 
     if (!columns[tile.column_block].add(tile.row_block)) exclusive = false;
     column_turn.pass(tile.column_turn);
   };
-  on_every_worker(workers, [&](int64_t worker) { schedule.work(worker, add); });
+  on_every_worker(workers, [&](int64_t worker) {
+    schedule.work(worker, add);
+    for (int64_t b = 0; b < blocks; ++b) {
+      schedule.wait(b);
+      const size_t partners = ref_blocks == 0 || b >= batch_blocks ? batch_blocks : ref_blocks;
+      if (rows[b].partners.size() != partners || columns[b].partners.size() != partners) {
+        complete = false;
+      }
+    }
+  });
   if (!exclusive) throw std::runtime_error("two tiles added to one block at the same time");
+  if (!complete) throw std::runtime_error("a block was waited for, and not all tiles had added");
   if (!known) throw std::runtime_error("a worker has a number out of range");
   std::pair<std::vector<std::vector<int64_t>>, std::vector<std::vector<int64_t>>> partners;
   for (const Accumulators& of_block : rows) partners.first.push_back(of_block.partners);
