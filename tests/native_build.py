@@ -7,6 +7,7 @@ import hashlib
 import os
 import shlex
 import subprocess
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -29,8 +30,8 @@ def compile_once(name: str, arguments: list[str], files: Iterable[Path]) -> Path
     target = FOLDER / f"{digest.hexdigest()[:16]}-{name}"
     if not target.exists():
         FOLDER.mkdir(parents=True, exist_ok=True)
-        # Named when complete: another process may be building the same.
-        unfinished = target.with_suffix(f".{os.getpid()}")
+        # Named when complete: another process or thread may be building the same.
+        unfinished = target.with_suffix(f".{os.getpid()}.{threading.get_ident()}")
         _compile([*arguments, "-o", str(unfinished)])
         unfinished.replace(target)
     return target
