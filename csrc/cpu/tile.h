@@ -46,9 +46,9 @@ struct RegisterBlock {
     const T* packed =
         x.packed + column * x.panels.columns + first * Panels<T>::kWidth * kColumnBlock<T>;
     for (int64_t panel = first; panel < last; ++panel) {
-      const int64_t width = x.panels.width(panel);
+      const int64_t width = x.panels.width(panel), left = x.panels.k - panel * Panels<T>::kWidth;
       const T* p = x.p + x.panels.at(panel, row);
-      for (int64_t k = 0; k < width; ++k, packed += kColumnBlock<T>) {
+      for (int64_t k = 0; k < width && k < left; ++k, packed += kColumnBlock<T>) {
         const Vec<T> c0 = load(packed), c1 = load(packed + kLanes<T>);
 #pragma GCC unroll 8
         for (int64_t r = 0; r < kRowBlock; ++r) {

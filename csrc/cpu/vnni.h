@@ -26,8 +26,9 @@ struct IntegerTiles : VectorTiles<float> {
   static constexpr float kScale = 1.0f / 32767;
 
   bool coarse;     // else in float throughout
-  int64_t pairs;   // of classes, padded to whole vectors
-  uint32_t* a;     // [row][pair]
+  int64_t pairs;   // of classes
+  int64_t stride;  // the same, padded to whole vectors
+  uint32_t* a;     // [row][pair], a row every `stride`
   uint32_t* b;     // [block of columns][pair][column]
   float* scale;    // per column: p l_j
   float* unclear;  // per column: sums closer to the threshold than this decide nothing
@@ -35,7 +36,8 @@ struct IntegerTiles : VectorTiles<float> {
   IntegerTiles(const Panels<float>& panels, double margin, bool certifies)
       : VectorTiles<float>(panels, margin, certifies),
         coarse(uses<Idea::coarse_first> && panels.k >= kLeastClasses && panels.k <= kMostClasses),
-        pairs(round_up(panels.columns, 32) / 2) {}
+        pairs((panels.k + 1) / 2),
+        stride(round_up(pairs, 16)) {}
 
   int64_t scores_size(int64_t tile) const {
     if (!coarse) return VectorTiles<float>::scores_size(tile);
@@ -45,7 +47,7 @@ struct IntegerTiles : VectorTiles<float> {
   void lay_out(Arena& arena) {
     if (!coarse) return VectorTiles<float>::lay_out(arena);
     if (certifies) bounds.lay_out(arena);
-    a = arena.take<uint32_t>(panels.rows * pairs);
+    a = arena.take<uint32_t>(panels.rows * stride);
     b = arena.take<uint32_t>(panels.rows * pairs);
     scale = arena.take<float>(panels.rows);
     unclear = arena.take<float>(panels.rows);
@@ -61,19 +63,19 @@ struct IntegerTiles : VectorTiles<float> {
   void find_active(Span rows, Span columns, float* scores, uint32_t* bits,
                    SameClass&& same_class) const {
     if (!coarse) return VectorTiles<float>::find_active(rows, columns, scores, bits, same_class);
-    const int64_t words = round_up(columns.size(), 32) / 32, stride = words * 32;
+    const int64_t words = round_up(columns.size(), 32) / 32, width = words * 32;
     const Known known(*this, rows, columns, scores, bits);
     for (int64_t first = 0; first < pairs; first += kPairsAtOnce) {
       const int64_t last = first + kPairsAtOnce < pairs ? first + kPairsAtOnce : pairs;
       for (int64_t column = columns.begin; column < columns.end; column += kColumns) {
         for (int64_t row = rows.begin; row < rows.end; row += kRowBlock) {
           if (known.has(row, column)) continue;
-          float* saved = scores + (row - rows.begin) * stride + (column - columns.begin);
+          float* saved = scores + (row - rows.begin) * width + (column - columns.begin);
           Block block{};
-          if (first > 0) block.load_from(saved, stride);
+          if (first > 0) block.load_from(saved, width);
           multiply(row, column, first, last, block);
           if (last < pairs) {
-            block.store_to(saved, stride);
+            block.store_to(saved, width);
           } else {
             const int64_t word = (row - rows.begin) * words + (column - columns.begin) / 32;
             decide(row, column, block, bits + word, words, same_class);
@@ -115,15 +117,17 @@ struct IntegerTiles : VectorTiles<float> {
   void pack_group(int64_t row) {
     for (int64_t r = row; r < row + 16; ++r) set_scale(r);
     uint32_t* const to_b = b + row / kColumns * kColumns * pairs + row % kColumns;
-    for (int64_t pair = 0; pair < pairs; pair += 16) {
+    for (int64_t pair = 0; pair < stride; pair += 16) {
       __m512i of_l[16];
       for (int64_t r = 0; r < 16; ++r) {
-        _mm512_storeu_si512(a + (row + r) * pairs + pair,
+        _mm512_storeu_si512(a + (row + r) * stride + pair,
                             to_integers(p, row + r, 2 * pair, 32767.0f));
         of_l[r] = to_integers(l, row + r, 2 * pair, kScale / scale[row + r]);
       }
       transpose_16x16(of_l);
-      for (int64_t i = 0; i < 16; ++i) _mm512_storeu_si512(to_b + (pair + i) * kColumns, of_l[i]);
+      for (int64_t i = 0; i < 16 && pair + i < pairs; ++i) {
+        _mm512_storeu_si512(to_b + (pair + i) * kColumns, of_l[i]);
+      }
     }
   }
 
@@ -146,13 +150,13 @@ struct IntegerTiles : VectorTiles<float> {
   // Adds the pairs of classes first .. last - 1.
   PAIRLOSS_INLINE void multiply(int64_t row, int64_t column, int64_t first, int64_t last,
                                 Block& block) const {
-    const uint32_t* from_a = a + row * pairs + first;
+    const uint32_t* from_a = a + row * stride + first;
     const uint32_t* from_b = b + column * pairs + first * kColumns;
     for (int64_t pair = first; pair < last; ++pair, ++from_a, from_b += kColumns) {
       const __m512i low = _mm512_loadu_si512(from_b), high = _mm512_loadu_si512(from_b + 16);
 #pragma GCC unroll 8
       for (int64_t r = 0; r < kRowBlock; ++r) {
-        const __m512i factor = _mm512_set1_epi32(static_cast<int>(from_a[r * pairs]));
+        const __m512i factor = _mm512_set1_epi32(static_cast<int>(from_a[r * stride]));
         block.sum[r][0] = _mm512_dpwssd_epi32(block.sum[r][0], factor, low);
         block.sum[r][1] = _mm512_dpwssd_epi32(block.sum[r][1], factor, high);
       }
