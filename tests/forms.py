@@ -28,6 +28,7 @@ class Form(NamedTuple):
     weighted: str = ""  # any of "level", "kind", "sample", "ref", "balance"
     masked: bool = False  # -inf in columns of some rows, alike for rows that are similar
     near: float = 1.0  # the margin
+    clusters: bool = False  # rows of a label are alike, and levels nested: tiles that are certain
 
     def __str__(self) -> str:
         shown = {
@@ -70,6 +71,8 @@ def make(form: Form) -> Batch:
     tensors |= _relations(form, rng)
     if form.ref_rows >= 0:
         tensors["ref_logits"] = _logits(form, form.ref_rows, rng)
+    if form.clusters:
+        _cluster(tensors, rng)
     if form.masked:
         _mask(tensors)
     full = torch.float64 if form.dtype == torch.float64 else torch.float32
@@ -126,14 +129,27 @@ def _relations(form: Form, rng: np.random.Generator) -> dict[str, Tensor]:
 
 def _labels(form: Form, rows: int, rng: np.random.Generator) -> Tensor:
     levels = []
-    for _ in range(max(form.levels, 1)):
-        labels = cases.make_labels(form.labels, rows, rng)
+    fine = rng.choice(4, rows, p=(0.4, 0.35, 0.22, 0.03))
+    for level in range(max(form.levels, 1)):
+        labels = fine >> level if form.clusters else cases.make_labels(form.labels, rows, rng)
         if form.ignored == "all":
             labels[:] = IGNORE_INDEX
         elif form.ignored == "some":  # other rows in every level
             labels[rng.random(rows) < 0.3] = IGNORE_INDEX
         levels.append(torch.from_numpy(labels))
     return torch.stack(levels, 1) if form.levels else levels[0]
+
+
+def _cluster(tensors: dict[str, Tensor], rng: np.random.Generator) -> None:
+    """Classes 0 and 1 close together, 2 far from both, and 3 everywhere."""
+    logits = tensors["logits"]
+    centre = torch.from_numpy(rng.standard_normal(logits.shape[1])).to(logits.dtype)
+    for prefix in ("", "ref_"):
+        if prefix + "logits" in tensors:
+            logits, labels = tensors[prefix + "logits"], tensors[prefix + "labels"]
+            labels = labels if labels.dim() == 1 else labels[:, 0]
+            logits[labels != 3] = centre + 0.02 * logits[labels != 3]
+            logits[labels == 2, 1] += 4.0
 
 
 def _mask(tensors: dict[str, Tensor]) -> None:
@@ -217,5 +233,16 @@ def _combination(seed: int) -> Form:
     )
 
 
+# Large enough for tiles that are certain as a whole; odd on purpose.
+CERTAIN = (
+    Form(rows=700, clusters=True),
+    Form(rows=700, clusters=True, levels=2, weighted="level kind"),
+    Form(rows=701, clusters=True, levels=2, ignored="some", dtype=torch.float32),
+    Form(rows=900, clusters=True, weighted="sample", dtype=torch.float32),
+    Form(rows=600, clusters=True, ref_rows=801, dtype=torch.float32),
+    Form(rows=700, clusters=True, ref_rows=610, levels=2, weighted="sample ref"),
+    Form(rows=700, clusters=True, masked=True),
+)
+
 COMBINED = tuple(_combination(seed) for seed in range(48))
-GRID = tuple(dict.fromkeys((*SINGLE, *EDGES, *COMBINED)))
+GRID = tuple(dict.fromkeys((*SINGLE, *EDGES, *CERTAIN, *COMBINED)))

@@ -58,6 +58,20 @@ PAIRLOSS_INLINE __m512i interleave(__m512 even, __m512 odd) {
 
 // ---- Which pairs are active ---------------------------------------------------------------------
 
+// The bounds of certificates.h are columns of B-tiles.
+struct AmxBounds {
+  Units units;
+  int64_t steps;
+  uint16_t* tiles = nullptr;  // [group of units][step]
+
+  void lay_out(Arena& arena) {
+    tiles = arena.take<uint16_t>(units.groups() * steps * kTileElements);
+  }
+  uint16_t* tile(int64_t unit, int64_t step) const {
+    return tiles + (unit / kUnits * steps + step) * kTileElements;
+  }
+};
+
 // P as A-tiles and L as B-tiles, two parts each, and the thresholds of every row.
 //
 // A last step of few columns has its three products side by side, as one product of
@@ -76,18 +90,20 @@ struct AmxTiles {
   double margin;
   int64_t steps;    // of 32 columns
   int64_t abreast;  // columns of a last step that has its products side by side, or 0
-  bool certifies;
+  Certifies certifies;
   uint16_t *p_tiles, *l_tiles;  // [group of 16 rows][step][part]
-  uint16_t* bound_tiles;        // [group of 8 words][step]: the bounds of certificates.h
-  float* threshold;             // per row
-  float* unclear;  // per 32 rows: sums closer to the threshold than this decide nothing
+  AmxBounds word_bounds, tile_bounds;
+  float* threshold;  // per row
+  float* unclear;    // per 32 rows: sums closer to the threshold than this decide nothing
 
-  AmxTiles(const Panels<float>& panels, double margin, bool certifies)
+  AmxTiles(const Panels<float>& panels, double margin, Certifies certifies)
       : panels(panels),
         margin(margin),
         steps(round_up(panels.k, kTileDepth) / kTileDepth),
         abreast(panels.k % kTileDepth * 3 <= kTileDepth ? panels.k % kTileDepth : 0),
-        certifies(certifies) {}
+        certifies(certifies),
+        word_bounds{{panels.rows, 32}, steps},
+        tile_bounds{{panels.rows, certifies.tile}, steps} {}
 
   // Floats that find_active needs to carry sums from one group of steps to the next.
   int64_t scores_size(int64_t tile) const {
@@ -99,8 +115,8 @@ struct AmxTiles {
     l_tiles = arena.take<uint16_t>(panels.rows * steps * kTileDepth * 2);
     threshold = arena.take<float>(panels.rows);
     unclear = arena.take<float>(panels.rows / 32);
-    const int64_t groups = (panels.rows / 32 + kBoundedWords - 1) / kBoundedWords;
-    bound_tiles = arena.take<uint16_t>(certifies ? groups * steps * kTileElements : 0);
+    if (certifies.words) word_bounds.lay_out(arena);
+    if (certifies.tiles) tile_bounds.lay_out(arena);
   }
 
   // The terms' parts: 2^-16 for each operand's own rest and for lo lo; and the roundings of the
@@ -142,33 +158,34 @@ struct AmxTiles {
 
   void pack(int64_t row) {
     for (int64_t r = 0; r < 32; r += kTileRows) pack_group(row + r);
-    if (certifies) pack_bounds(row);
+    if (certifies.words) pack_bounds(word_bounds, row);
   }
 
-  uint16_t* bound_tile(int64_t row, int64_t step) const {
-    return bound_tiles + (row / 32 / kBoundedWords * steps + step) * kTileElements;
-  }
+  // The same of the tile whose columns begin with `row`. After those.
+  void pack_tile(int64_t row) { pack_bounds(tile_bounds, row); }
 
-  // The bounds of the rows row .. row + 31, as two columns of a B-tile.
-  void pack_bounds(int64_t row) {
+  // The bounds of the unit that begins with `row`, as two columns of a B-tile.
+  void pack_bounds(const AmxBounds& bounds, int64_t row) const {
+    const int64_t unit = row / bounds.units.size;
     const auto store_bounds = [&](int64_t column, __m512 bound, int64_t to_column) {
-      alignas(64) uint32_t units[16];
-      _mm512_store_si512(units, _mm512_srli_epi32((__m512i)round_to_bfloat16(bound), 16));
-      uint16_t* to = bound_tile(row, column / kTileDepth) + to_column * 2;
+      alignas(64) uint32_t halves[16];
+      _mm512_store_si512(halves, _mm512_srli_epi32((__m512i)round_to_bfloat16(bound), 16));
+      uint16_t* to = bounds.tile(unit, column / kTileDepth) + to_column * 2;
       const int64_t pair = column % kTileDepth / 2;
       for (int64_t lane = 0; lane < 16; ++lane) {
-        to[(pair + lane / 2) * 32 + lane % 2] = static_cast<uint16_t>(units[lane]);
+        to[(pair + lane / 2) * 32 + lane % 2] = static_cast<uint16_t>(halves[lane]);
       }
     };
-    const int64_t word = row / 32 % kBoundedWords;
-    for_extrema(panels, l, row, [&](int64_t column, Vec<float> max, Vec<float> min) {
-      const Absolute absolute(*this, column);
-      store_bounds(column, absolute(max), word);
-      store_bounds(column, absolute(min), kBoundedWords + word);
-    });
+    const int64_t upper = unit % kUnits, lower = kUnits + upper;
+    for_extrema(panels, l, bounds.units.at(row),
+                [&](int64_t column, Vec<float> max, Vec<float> min) {
+                  const Absolute absolute(*this, column);
+                  store_bounds(column, _mm512_setzero_ps() - absolute(max), upper);
+                  store_bounds(column, absolute(min), lower);
+                });
     if (panels.columns % kTileDepth == 0) return;
-    store_bounds(panels.columns, _mm512_setzero_ps(), word);
-    store_bounds(panels.columns, _mm512_setzero_ps(), kBoundedWords + word);
+    store_bounds(panels.columns, _mm512_setzero_ps(), upper);
+    store_bounds(panels.columns, _mm512_setzero_ps(), lower);
   }
 
   // The tiles and thresholds of rows row .. row + 15.
@@ -224,27 +241,34 @@ struct AmxTiles {
     unclear[row / 32] = static_cast<float>(widest);
   }
 
-  // What is certain of a tile. scratch: 512 floats.
-  void find_certain(Span rows, Span columns, float* scratch, Certain* certain) const {
-    const TileSession session;
-    for (int64_t r = 0; r < rows.size(); r += 32) {
-      find_certain_of_group(rows.begin + r, columns, scratch, certain + r);
-    }
+  // What is certain of the words of a tile. scratch: 512 floats.
+  CertainWords find_certain_words(Span rows, Span columns, float* scratch) const {
+    return {round_up(columns.size(), 32) / 32, [&](int64_t word, Certain* certain) {
+              find_certain(word_bounds, rows, columns.begin / 32 + word, scratch, certain);
+            }};
   }
 
-  // Bits of the pairs with KL < margin. same_class(row, column) may be asked to spare the float32
-  // evaluation of pairs whose bit does not matter.
+  // What is certain of all of some rows, and of tile `tile` and its group.
+  Certain find_certain_tiles(Span rows, int64_t tile, float* scratch) const {
+    Certain certain[kLargestTile];
+    find_certain(tile_bounds, rows, tile, scratch, certain);
+    return certain_of_all(certain, rows.size());
+  }
+
+  // Bits of the pairs with KL < margin, if the tile's state is open. same_class(row, column) may be
+  // asked to spare the float32 evaluation of pairs whose bit does not matter.
   template <class SameClass>
-  void find_active(Span rows, Span columns, float* scratch, uint32_t* bits,
-                   SameClass&& same_class) const {
+  TileState find_active(Span rows, Span columns, float* scratch, uint32_t* bits,
+                        SameClass&& same_class) const {
     float* const scores = scratch + 2 * kBlock;
     const int64_t words = round_up(columns.size(), 32) / 32;
     uint32_t known[kLargestTile / 32] = {};  // per 32 rows
-    if (certifies) {
-      Certain certain[kLargestTile];
-      find_certain(rows, columns, scratch, certain);
+    if (certifies.words) {
+      const CertainWords certain = find_certain_words(rows, columns, scratch);
+      const TileState state = certain.state(rows.size());
+      if (state != TileState::open) return state;
       for (int64_t r = 0; r < rows.size(); r += 32) {
-        known[r / 32] = write_certain<32>(certain + r, words, bits + r * words);
+        known[r / 32] = certain.write<32>(r, bits + r * words);
       }
     }
     const TileSession session;
@@ -281,21 +305,26 @@ struct AmxTiles {
       }
       if (ready_row >= 0) finish(ready, ready_row, ready_word);
     }
+    return TileState::open;
   }
 
  private:
-  // Of 32 rows and the words of a tile, from the upper parts of both operands. All terms are <= 0,
-  // so their relative error, 2^-8 of each operand, is one of the sum.
-  void find_certain_of_group(int64_t row, Span columns, float* sums, Certain* certain) const {
+  // Of some rows and the units of the group of `unit`, from the upper parts of both operands. All
+  // terms of a bound have one sign, so their relative error, 2^-8 of each operand, is one of the
+  // sum.
+  void find_certain(const AmxBounds& bounds, Span rows, int64_t unit, float* sums,
+                    Certain* certain) const {
     const float error = 2.0f * (1.01f / 256 + static_cast<float>(panels.columns) / 8388608);
-    constexpr float kRounding = 1e-5f;
-    for (int64_t r = 0; r < 32; ++r) certain[r] = {0, 0};
-    for (int64_t w = 0; w * 32 < columns.size(); w += kBoundedWords) {
+    const __m512 factor =
+        _mm512_mask_blend_ps(0x00ff, _mm512_set1_ps(1.0f - error), _mm512_set1_ps(-1.0f - error));
+    const __m512 rounding = _mm512_set1_ps(1e-5f);
+    const int64_t next = steps * 2 * kTileElements;  // to the next group of 16 rows
+    const TileSession session;
+    for (int64_t row = rows.begin; row < rows.end; row += 32, certain += 32) {
       before_tile_loads();
       _tile_zero(0);
       _tile_zero(1);
-      const int64_t next = steps * 2 * kTileElements;  // to the next group of 16 rows
-      const uint16_t *a = p_tile(row, 0), *b = bound_tile(columns.begin + w * 32, 0);
+      const uint16_t *a = p_tile(row, 0), *b = bounds.tile(unit, 0);
       for (int64_t step = 0; step < steps; ++step, a += 2 * kTileElements, b += kTileElements) {
         _tile_loadd(6, b, 64);
         _tile_loadd(4, a, 64);
@@ -306,14 +335,9 @@ struct AmxTiles {
       _tile_stored(0, sums, 64);
       _tile_stored(1, sums + 256, 64);
       for (int64_t r = 0; r < 32; ++r) {
-        const float t = threshold[row + r];
-        const __m512 bound = load(sums + r * 16);
-        const uint32_t above =
-            _mm512_cmp_ps_mask(bound, _mm512_set1_ps(t * (1.0f - error) + kRounding), _CMP_GT_OQ);
-        const uint32_t below =
-            _mm512_cmp_ps_mask(bound, _mm512_set1_ps(t * (1.0f + error) - kRounding), _CMP_LT_OQ);
-        certain[r].active |= static_cast<uint16_t>((above >> kBoundedWords) << w);
-        certain[r].inactive |= static_cast<uint16_t>((below & 0xff) << w);
+        const __m512 bound = _mm512_fmadd_ps(_mm512_set1_ps(threshold[row + r]), factor, rounding);
+        certain[r] =
+            static_cast<Certain>(_mm512_cmp_ps_mask(load(sums + r * 16), bound, _CMP_GT_OQ));
       }
     }
   }

@@ -143,6 +143,14 @@ struct Batch {
     }
     return true;
   }
+  // Whether all pairs of two blocks are dissimilar, in all levels.
+  bool is_all_dissimilar(int64_t block, int64_t other) const {
+    for (int64_t g = 0; g < problem.level_count; ++g) {
+      const IdRange* const blocks = levels[g].blocks;
+      if (!LevelIds::is_all_dissimilar(blocks[block], blocks[other])) return false;
+    }
+    return true;
+  }
   // The tiles whose pairs are looked at one by one: all, or none.
   Schedule schedule() const {
     if (!has_scores()) return Schedule(0, 0, workers.count);
@@ -202,9 +210,10 @@ struct Batch {
 
 enum class Health { fine, nan };
 
-// P, L, h of all rows, and what `tiles` packs of them, in tasks of 32 rows.
-template <class T, class Tiles>
-Health make_rows(Batch<T>& batch, Tiles& tiles, RowFlags& flags) {
+// P, L, h of all rows, and what `tiles` packs of them, in tasks of 32 rows; made(row) is called
+// when those from `row` on are there.
+template <class T, class Tiles, class Made>
+Health make_rows(Batch<T>& batch, Tiles& tiles, RowFlags& flags, Made&& made) {
   const Problem& problem = batch.problem;
   Reference<T> reference{batch.reference, 0.0};
   reference.set(problem, batch.panels.columns, batch.row[batch.begin[batch.end[0] > 0 ? 0 : 1]],
@@ -225,6 +234,7 @@ Health make_rows(Batch<T>& batch, Tiles& tiles, RowFlags& flags) {
     }
     set_labels(batch, positions);
     if (batch.has_scores()) tiles.pack(positions.begin);
+    made(positions.begin);
   });
   flags = {nan.load(), masked.load()};
   return flags.nan ? Health::nan : Health::fine;
@@ -262,7 +272,7 @@ void find_id_ranges(const Batch<T>& batch) {
     const LevelIds& level = batch.levels[g];
     for (int64_t b = 0; b < batch.blocks(); ++b) {
       const Span rows = batch.block(b);
-      IdRange range{INT32_MAX, -1, rows.size() % 32 != 0};
+      IdRange range{INT32_MAX, -1, false, rows.size() % 32 != 0};
       for (int64_t i = rows.begin; i < rows.end; ++i) {
         const int32_t id = level.id[i];
         if (id < 0) {

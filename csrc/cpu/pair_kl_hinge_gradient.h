@@ -44,7 +44,11 @@ class Differentiation {
         abreast_(rows_abreast(panels_.columns)),
         row_weights_(static_cast<const T*>(row_weights)),
         weighted_(row_weights != nullptr),
-        tiles_(panels_, problem.margin, uses<Idea::certificates> && batch_.certifies),
+        adds_whole_tiles_(uses<Idea::certificates> && batch_.certifies &&
+                          problem.similarity == nullptr),
+        tiles_(panels_, problem.margin,
+               {uses<Idea::certificates> && batch_.certifies,
+                adds_whole_tiles_ && batch_.blocks() >= TileStates::kLeastBlocks, batch_.tile}),
         term_count_(problem.similarity != nullptr ? 2 : 2 * problem.level_count - 1),
         sums_(sums) {
     // A side's rows need W for the first argument's gradient, and V for the second's.
@@ -72,14 +76,22 @@ class Differentiation {
     Arena arena(buffer.data());
     lay_out(arena);
     RowFlags flags;
-    if (make_rows(batch_, tiles_, flags) == Health::nan) return fill(static_cast<T>(NAN));
+    const Health health = make_rows(batch_, tiles_, flags, [&](int64_t row) {
+      if (l_w_ == nullptr) set_totals(&Sources<T>::x, row);
+    });
+    if (health == Health::nan) return fill(static_cast<T>(NAN));
     find_id_ranges(batch_);
     make_sources();
+    if (tiles_.certifies.tiles) {
+      states_.clear(batch_.blocks());
+      for_each_task(batch_.workers, batch_.blocks(),
+                    [&](int64_t, int64_t task) { tiles_.pack_tile(batch_.block(task).begin); });
+    }
     std::optional<Infinities<T>> infinities;
     if (flags.masked) infinities.emplace(batch_);
     infinities_ = infinities ? &*infinities : nullptr;
 
-    MeansStages<T> means(batch_, weighted_ ? l_sources_.wu : nullptr, problem_.cross);
+    MeansStages<T> means(batch_, wu_, problem_.cross);
     Schedule tiles = batch_.schedule();
     Stage finish(batch_.workers, batch_.padded_rows / 32);
     on_every_worker(batch_.workers, [&](int64_t worker) {
@@ -92,6 +104,7 @@ class Differentiation {
         const Span rows{task * 32, (task + 1) * 32};
         if (batch_.has_scores() && batch_.is_row(rows.begin)) {
           tiles.wait(batch_.block_of(rows.begin));
+          add_common(rows);
         }
         for (int64_t i = rows.begin; i < rows.end; i += abreast_) finish_rows(i, worker);
       });
@@ -104,12 +117,15 @@ class Differentiation {
     const int64_t rows = batch_.padded_rows;
     batch_.lay_out(arena, tiles_.scores_size(batch_.tile), true, weighted_);
     tiles_.lay_out(arena);
+    if (tiles_.certifies.tiles) states_.lay_out(arena, batch_.blocks());
     const bool has_w = batch_.has_sample_weights();
     terms_ = arena.take<Term<T>>(term_count_);
     for (int64_t t = 0; t < term_count_; ++t) {
       Term<T> term{};
-      term.w.lay_out(arena, panels_, has_w, weighted_);
-      term.v.lay_out(arena, panels_, has_w, weighted_);
+      // Pairs that are dissimilar in all levels are of the first term.
+      const int64_t blocks = adds_whole_tiles_ && t == 0 ? batch_.blocks() : 0;
+      term.w.lay_out(arena, panels_, blocks, has_w, weighted_);
+      term.v.lay_out(arena, panels_, blocks, has_w, weighted_);
       term.factor = factor_of(t);
       term.loss = arena.take<double>(rows / abreast_);
       term.active = arena.take<int64_t>(rows / abreast_);
@@ -123,6 +139,16 @@ class Differentiation {
     l_w_ = take(has_w, panels_.size()), p_w_ = take(has_w, panels_.size());
     l_wu_ = take(weighted_, panels_.size()), p_wu_ = take(weighted_, panels_.size());
     wu_ = take(weighted_, rows * kLanes<T>), u_ = take(weighted_, rows);
+    const auto with_totals = [&](bool wanted, T* x, const Panels<T>& panels) {
+      return Source<T>{x, take(wanted && adds_whole_tiles_, Source<T>::words(panels).size())};
+    };
+    const Panels<T> one(rows, 1);
+    const Source<T> w = with_totals(has_w, batch_.weight, one),
+                    wu = with_totals(weighted_, wu_, one);
+    l_sources_ = {with_totals(true, has_w ? l_w_ : batch_.l, panels_), w,
+                  with_totals(weighted_, l_wu_, panels_), wu};
+    p_sources_ = {with_totals(true, has_w ? p_w_ : batch_.p, panels_), w,
+                  with_totals(weighted_, p_wu_, panels_), wu};
     f_ = arena.take<T>(batch_.workers.count * abreast_ * panels_.columns);
     g_ = arena.take<T>(batch_.workers.count * abreast_ * panels_.columns);
   }
@@ -181,11 +207,9 @@ class Differentiation {
 
   // L and P times the weights, and all counts 0.
   void make_sources() {
-    l_sources_ = {l_w_ != nullptr ? l_w_ : batch_.l, batch_.weight, l_wu_, wu_};
-    p_sources_ = {p_w_ != nullptr ? p_w_ : batch_.p, batch_.weight, p_wu_, wu_};
     for (int64_t t = 0; t < term_count_; ++t) {
-      __builtin_memset(terms_[t].w.count, 0, panels_.rows * sizeof(int32_t));
-      __builtin_memset(terms_[t].v.count, 0, panels_.rows * sizeof(int32_t));
+      terms_[t].w.clear_counts(panels_.rows, batch_.blocks());
+      terms_[t].v.clear_counts(panels_.rows, batch_.blocks());
     }
     if (l_w_ == nullptr && l_wu_ == nullptr) return;
     for_each_task(batch_.workers, batch_.padded_rows / 32, [&](int64_t, int64_t task) {
@@ -205,7 +229,22 @@ class Differentiation {
           if (l_wu_ != nullptr) store(l_wu_ + at, l * wu), store(p_wu_ + at, p * wu);
         });
       }
+      const Panels<T> one(panels_.rows, 1);
+      if (l_w_ != nullptr) {
+        set_totals(&Sources<T>::x, task * 32);
+        l_sources_.w.set_totals(one, task * 32);
+      }
+      if (l_wu_ != nullptr) {
+        set_totals(&Sources<T>::weighted_x, task * 32);
+        l_sources_.wu.set_totals(one, task * 32);
+      }
     });
+  }
+
+  // Of 32 rows of L and of P, or of what they were made into.
+  void set_totals(Source<T> Sources<T>::*source, int64_t row) const {
+    (l_sources_.*source).set_totals(panels_, row);
+    (p_sources_.*source).set_totals(panels_, row);
   }
 
   // ---- Tiles ------------------------------------------------------------------------------------
@@ -223,14 +262,9 @@ class Differentiation {
     const Span rows = batch_.block(tile.row_block), columns = batch_.block(tile.column_block);
     const int64_t words = round_up(columns.size(), 32) / 32;
     const Place place{scratch, tile, rows, columns, words, round_up(rows.size(), 32) * words};
-    if (batch_.has_no_dissimilar(tile)) {
-      row_turn.wait(tile.row_turn);
-      row_turn.pass(tile.row_turn);
-      column_turn.wait(tile.column_turn);
-      column_turn.pass(tile.column_turn);
-      return;
-    }
-    find_active(place);
+    const TileState state =
+        batch_.has_no_dissimilar(tile) ? TileState::inactive : find_active(place);
+    if (state != TileState::open) return add_whole(state, place, row_turn, column_turn);
     const uint32_t* bits = select(0, place);
     if (bits != nullptr) flip(place, bits);
     row_turn.wait(tile.row_turn);
@@ -249,20 +283,65 @@ class Differentiation {
     column_turn.pass(tile.column_turn);
   }
 
-  // Pairs with KL < margin, to scratch.active; of a similarity matrix, only the dissimilar ones,
-  // and the similar ones to scratch.bits.
-  void find_active(const Place& place) const {
+  // A tile of which no pair is looked at: all that are dissimilar are active, or none.
+  void add_whole(TileState state, const Place& place, Turn& row_turn, Turn& column_turn) const {
+    const Tile& tile = place.tile;
+    const bool is_active = state == TileState::active;
+    row_turn.wait(tile.row_turn);
+    if (is_active) {
+      add_whole(terms_[0].w, tile.row_block, place.rows, tile.column_block, place.columns,
+                l_sources_, sums_w_[batch_.side_of_block(tile.row_block)]);
+    }
+    row_turn.pass(tile.row_turn);
+    column_turn.wait(tile.column_turn);
+    if (is_active && sums_v_[batch_.side_of_block(tile.column_block)]) {
+      add_whole(terms_[0].v, tile.column_block, place.columns, tile.row_block, place.rows,
+                p_sources_, true);
+    }
+    column_turn.pass(tile.column_turn);
+  }
+
+  void add_whole(const Selected<T>& to, int64_t block, Span rows, int64_t from_block, Span from,
+                 const Sources<T>& sources, bool sums) const {
+    if (batch_.is_all_dissimilar(block, from_block)) {
+      to.add_to_block(panels_, block, from, sources, sums);
+    } else {
+      to.add_other_classes(panels_, rows, from, batch_.levels[0].id, sources, sums);
+    }
+  }
+
+  // Pairs with KL < margin, to scratch.active, unless the tile is added whole; of a similarity
+  // matrix, only the dissimilar ones, and the similar ones to scratch.bits.
+  TileState find_active(const Place& place) const {
     const Scratch<T>& scratch = place.scratch;
+    const Tile& tile = place.tile;
     const int32_t* const id = batch_.levels[0].id;
     const bool one_level = problem_.level_count == 1 && problem_.similarity == nullptr;
-    tiles_.find_active(place.rows, place.columns, scratch.scores, scratch.active,
-                       [&](int64_t i, int64_t j) { return one_level && id[i] == id[j]; });
-    if (problem_.similarity == nullptr) return;
+    TileState state = TileState::open;
+    if (tiles_.certifies.tiles) {
+      state = states_.state(tile.row_block, tile.column_block, [&] {
+        return tiles_.find_certain_tiles(place.rows, tile.column_block, scratch.scores);
+      });
+    }
+    if (state == TileState::open) {
+      state = tiles_.find_active(place.rows, place.columns, scratch.scores, scratch.active,
+                                 [&](int64_t i, int64_t j) { return one_level && id[i] == id[j]; });
+    }
+    if (state != TileState::open) {
+      const bool adds_active =
+          infinities_ == nullptr &&
+          (one_level || batch_.is_all_dissimilar(tile.row_block, tile.column_block));
+      if (adds_whole_tiles_ && (state == TileState::inactive || adds_active)) return state;
+      __builtin_memset(scratch.active, state == TileState::active ? 0xff : 0,
+                       place.size * sizeof(uint32_t));
+    }
+    if (problem_.similarity == nullptr) return TileState::open;
     SimilarityMatrix{problem_.similarity, problem_.sides[0].n, batch_.row}.split(
         place.rows, place.columns, scratch.active, scratch.bits);
-    if (infinities_ == nullptr) return;
+    if (infinities_ == nullptr) return TileState::open;
     infinities_->mark_infinite(batch_, place.rows, place.columns, scratch.bits);
     infinities_->supports.clear_infinite(place.rows, place.columns, scratch.active);
+    return TileState::open;
   }
 
   // The pairs that are active in a level.
@@ -310,6 +389,13 @@ class Differentiation {
   }
 
   // ---- Rows -------------------------------------------------------------------------------------
+
+  // What whole tiles have added to some rows of a block.
+  void add_common(Span rows) const {
+    const int64_t side = batch_.side_of(rows.begin), block = batch_.block_of(rows.begin);
+    terms_[0].w.add_common(panels_, block, rows, sums_w_[side]);
+    if (sums_v_[side]) terms_[0].v.add_common(panels_, block, rows, true);
+  }
 
   bool is_similar_term(int64_t t) const { return problem_.similarity != nullptr && t == 1; }
 
@@ -584,7 +670,9 @@ class Differentiation {
   const int64_t abreast_;
   const T* row_weights_;
   const bool weighted_;
+  const bool adds_whole_tiles_;  // where all pairs are certain
   Tiles<T> tiles_;
+  TileStates states_;
   const int64_t term_count_;
   PairSums* sums_;
 

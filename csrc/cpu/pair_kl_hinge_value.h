@@ -46,7 +46,7 @@ class Evaluation {
   Evaluation(const Problem& problem, const Workers& workers, PairSums* sums, double* row_losses)
       : problem_(problem),
         batch_(problem, workers, false),
-        tiles_(batch_.panels, problem.margin, batch_.certifies),
+        tiles_(batch_.panels, problem.margin, {false, false, batch_.tile}),
         sums_(sums),
         row_losses_(row_losses) {}
 
@@ -62,7 +62,7 @@ class Evaluation {
     Arena arena(buffer.data());
     lay_out(arena);
     RowFlags flags;
-    if (make_rows(batch_, tiles_, flags) == Health::nan) return fill(NAN);
+    if (make_rows(batch_, tiles_, flags, [](int64_t) {}) == Health::nan) return fill(NAN);
     find_id_ranges(batch_);
     std::optional<Infinities<T>> infinities;
     if (flags.masked) infinities.emplace(batch_);

@@ -20,7 +20,7 @@ PAIRLOSS_INLINE uint32_t equal_mask(const int32_t* ids, int32_t id) {
 // The classes of some positions; -1: takes no part.
 struct IdRange {
   int32_t low, high;
-  bool gaps;
+  bool gaps, padded;  // positions without a class: rows that take no part, and behind the last row
 
   bool contains(int32_t id) const { return low <= id && id <= high; }
 };
@@ -34,6 +34,7 @@ struct LevelIds {
   void keep_dissimilar(Span rows, Span columns, const IdRange& of_columns, const uint32_t* bits,
                        uint32_t* kept) const {
     const int64_t words = round_up(columns.size(), 32) / 32;
+    const bool gaps = of_columns.gaps || of_columns.padded;
     uint32_t dissimilar[kLargestTile / 32];  // to rows of one class, which stand together
     int32_t of_id = -1;
     for (int64_t r = 0; r < round_up(rows.size(), 32); ++r) {
@@ -42,8 +43,8 @@ struct LevelIds {
       const int32_t row_id = r < rows.size() ? id[rows.begin + r] : -1;
       if (row_id < 0) {
         for (int64_t w = 0; w < words; ++w) to[w] = 0;
-      } else if (of_columns.gaps || of_columns.contains(row_id)) {
-        if (row_id != of_id) find_dissimilar(columns, of_columns.gaps, row_id, dissimilar);
+      } else if (gaps || of_columns.contains(row_id)) {
+        if (row_id != of_id) find_dissimilar(columns, gaps, row_id, dissimilar);
         of_id = row_id;
         for (int64_t w = 0; w < words; ++w) to[w] = from[w] & dissimilar[w];
       } else if (to != from) {
@@ -65,6 +66,10 @@ struct LevelIds {
   static bool has_no_dissimilar(const IdRange& rows, const IdRange& columns) {
     const bool one_class = rows.low == rows.high && columns.low == columns.high;
     return rows.high < 0 || columns.high < 0 || (one_class && rows.low == columns.low);
+  }
+  // Whether all pairs of two blocks are known to be dissimilar: by the ranges of their ids alone.
+  static bool is_all_dissimilar(const IdRange& rows, const IdRange& columns) {
+    return !rows.gaps && !columns.gaps && (rows.high < columns.low || columns.high < rows.low);
   }
 };
 

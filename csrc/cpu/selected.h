@@ -3,44 +3,96 @@
 
 namespace pairloss::cpu::PAIRLOSS_ISA {
 
-// What is summed: rows of `x` (L, or P), and with sample weights w and row weights u
+// A matrix that is summed over some of its rows; and its sums over every 32 rows, for tiles that
+// are added whole. Null: there are none.
+template <class T>
+struct Source {
+  T *x, *totals;
+
+  static Panels<T> words(const Panels<T>& panels) { return {panels.rows / 32, panels.k}; }
+
+  PAIRLOSS_INLINE Vec<double> total_of_word(const Panels<T>& panels, int64_t word,
+                                            int64_t column) const {
+    return load_as_double(totals + words(panels).element(word, column));
+  }
+
+  // Of the rows row .. row + 31.
+  void set_totals(const Panels<T>& panels, int64_t row) const {
+    if (totals == nullptr) return;
+    const Panels<T> of_words = words(panels);
+    for (int64_t panel = 0; panel < panels.count(); ++panel) {
+      const int64_t width = panels.width(panel);
+      for (int64_t c = 0; c < width; c += kLanes<T>) {
+        const T* from = x + panels.at(panel, row) + c;
+        Vec<T> sum{};
+        for (int64_t r = 0; r < 32; ++r) sum += load(from + r * width);
+        store(totals + of_words.at(panel, row / 32) + c, sum);
+      }
+    }
+  }
+};
+
+// What is summed: rows of L, or P, and with sample weights w and row weights u
 //
 //   w_j x_j and w_j;   w_j u_j x_j and w_j u_j (row weights only)
 template <class T>
 struct Sources {
-  const T *x, *w;            // w: one vector per row, as all weights; null for ones
-  const T *weighted_x, *wu;  // null without row weights
+  Source<T> x, w;            // w: one vector per row, as all weights; null for ones
+  Source<T> weighted_x, wu;  // null without row weights
 };
 
-// For every row, sums over some of its partners, which bits tell.
+// For every row, sums over some of its partners, which bits tell; and what all rows of a block have
+// in common: sums over blocks of partners.
 template <class T>
 struct Selected {
-  int32_t* count;
-  T *sum, *weight;                    // weight: sum of w_j; null for ones
-  T *weighted_sum, *weighted_weight;  // null without row weights
+  struct Sum {
+    T* of_rows;
+    double* of_blocks;
 
-  void lay_out(Arena& arena, const Panels<T>& panels, bool has_sample_weights, bool weighted) {
+    void lay_out(Arena& arena, const Panels<T>& panels, int64_t blocks) {
+      of_rows = arena.take<T>(panels.size());
+      of_blocks = arena.take<double>(blocks * panels.columns);
+    }
+  };
+
+  int32_t* count;
+  int64_t* block_count;               // null: no block is added whole
+  Sum sum, weight;                    // weight: sum of w_j; null for ones
+  Sum weighted_sum, weighted_weight;  // null without row weights
+
+  // blocks: 0 if none is added whole.
+  void lay_out(Arena& arena, const Panels<T>& panels, int64_t blocks, bool has_sample_weights,
+               bool weighted) {
+    const Panels<T> one(panels.rows, 1);
     count = arena.take<int32_t>(panels.rows);
-    sum = arena.take<T>(panels.size());
-    weight = has_sample_weights ? arena.take<T>(panels.rows * kLanes<T>) : nullptr;
-    weighted_sum = weighted ? arena.take<T>(panels.size()) : nullptr;
-    weighted_weight = weighted ? arena.take<T>(panels.rows * kLanes<T>) : nullptr;
+    block_count = blocks > 0 ? arena.take<int64_t>(blocks) : nullptr;
+    sum.lay_out(arena, panels, blocks);
+    if (has_sample_weights) weight.lay_out(arena, one, blocks);
+    if (!weighted) return;
+    weighted_sum.lay_out(arena, panels, blocks);
+    weighted_weight.lay_out(arena, one, blocks);
+  }
+
+  void clear_counts(int64_t rows, int64_t blocks) const {
+    __builtin_memset(count, 0, rows * sizeof(int32_t));
+    if (block_count != nullptr) __builtin_memset(block_count, 0, blocks * sizeof(int64_t));
   }
 
   // A row without partners has no sums.
   void clear(const Panels<T>& panels, int64_t row, bool sums) const {
-    for (T* const x : {sum, weighted_sum}) {
+    for (T* const x : {sum.of_rows, weighted_sum.of_rows}) {
       if (x == nullptr || !sums) continue;
       for_each_vector(panels, row, [x](int64_t at, int64_t) { store(x + at, Vec<T>{}); });
     }
-    if (weight != nullptr) store(weight + row * kLanes<T>, Vec<T>{});
-    if (weighted_weight != nullptr) store(weighted_weight + row * kLanes<T>, Vec<T>{});
+    for (T* const x : {weight.of_rows, weighted_weight.of_rows}) {
+      if (x != nullptr) store(x + row * kLanes<T>, Vec<T>{});
+    }
   }
 
   // bits: destination rows x source rows. Without `sums`, only counts and weights.
   void add(const Panels<T>& panels, Span destination, Span from, const uint32_t* bits,
            const Sources<T>& sources, bool sums, const SelectionScratch<T>& scratch) const {
-    if (!sums && weight == nullptr && weighted_weight == nullptr) {
+    if (!sums && weight.of_rows == nullptr && weighted_weight.of_rows == nullptr) {
       const int64_t words = round_up(from.size(), 32) / 32;
       for (int64_t d = destination.begin; d < destination.end; ++d, bits += words) {
         count[d] += count_row(bits, words);
@@ -50,21 +102,62 @@ struct Selected {
     const Selection<T> selection(bits, round_up(from.size(), 32) / 32, destination.size(),
                                  panels.columns, scratch, count + destination.begin,
                                  [&](int64_t d) { clear(panels, destination.begin + d, sums); });
-    const auto add_to = [&](const Panels<T>& of, const T* source, T* to) {
-      selection.add(of, source, from.begin, to, destination.begin);
-    };
-    const Panels<T> one(panels.rows, 1);
-    if (sums) add_to(panels, sources.x, sum);
-    if (weight != nullptr) add_to(one, sources.w, weight);
-    if (weighted_weight == nullptr) return;
-    if (sums) add_to(panels, sources.weighted_x, weighted_sum);
-    add_to(one, sources.wu, weighted_weight);
+    for_each_sum(panels, sources, sums,
+                 [&](const Panels<T>& of, const Source<T>& source, const Sum& to) {
+                   selection.add(of, source.x, from.begin, to.of_rows, destination.begin);
+                 });
+  }
+
+  // The rows `from`, which begin with a word, for all rows of a block.
+  void add_to_block(const Panels<T>& panels, int64_t block, Span from, const Sources<T>& sources,
+                    bool sums) const {
+    const bool is_first = block_count[block] == 0;
+    block_count[block] += from.size();
+    for_each_sum(panels, sources, sums,
+                 [&](const Panels<T>& of, const Source<T>& source, const Sum& to) {
+                   for (int64_t c = 0; c < of.columns; c += kLanes<double>) {
+                     double* const total = to.of_blocks + block * of.columns + c;
+                     Vec<double> added = is_first ? Vec<double>{} : load(total);
+                     for (int64_t w = from.begin / 32; w * 32 < from.end; ++w) {
+                       added += source.total_of_word(of, w, c);
+                     }
+                     store(total, added);
+                   }
+                 });
+  }
+
+  // For each of the rows `to`, those of `from` that are not of its class.
+  void add_other_classes(const Panels<T>& panels, Span to, Span from, const int32_t* id,
+                         const Sources<T>& sources, bool sums) const {
+    for (int64_t end, first = to.begin; first < to.end; first = end) {
+      end = first + 1;
+      while (end < to.end && id[end] == id[first]) ++end;
+      add_other_classes(panels, {first, end}, from, id, id[first], sources, sums);
+    }
+  }
+
+  // Gives rows of a block what they have in common. After all that is added.
+  void add_common(const Panels<T>& panels, int64_t block, Span rows, bool sums) const {
+    if (block_count == nullptr || block_count[block] == 0) return;
+    for (int64_t i = rows.begin; i < rows.end; ++i) {
+      if (count[i] == 0) clear(panels, i, sums);
+      count[i] += static_cast<int32_t>(block_count[block]);
+      for_each_sum(panels, {}, sums, [&](const Panels<T>& of, const Source<T>&, const Sum& to) {
+        for_each_vector(of, i, [&](int64_t at, int64_t column) {
+          for (int64_t c = 0; c < kLanes<T>; c += kLanes<double>) {
+            T* const x = to.of_rows + at + c;
+            store_rounded(x,
+                          load_as_double(x) + load(to.of_blocks + block * of.columns + column + c));
+          }
+        });
+      });
+    }
   }
 
   // sum_j w_j over the partners.
   T total_weight(int64_t row) const {
-    if (weight == nullptr || count[row] == 0) return static_cast<T>(count[row]);
-    return weight[row * kLanes<T>];
+    if (weight.of_rows == nullptr || count[row] == 0) return static_cast<T>(count[row]);
+    return weight.of_rows[row * kLanes<T>];
   }
 
   // The differences of one row to its partners.
@@ -89,8 +182,62 @@ struct Selected {
   Row<kWeighted> row(int64_t row, T u, bool sums) const {
     if (count[row] == 0 || !sums) return {nullptr, nullptr, 0, 0};
     T weight = total_weight(row);
-    if constexpr (kWeighted) weight = u * weight + weighted_weight[row * kLanes<T>];
-    return {sum, weighted_sum, weight, u};
+    if constexpr (kWeighted) weight = u * weight + weighted_weight.of_rows[row * kLanes<T>];
+    return {sum.of_rows, weighted_sum.of_rows, weight, u};
+  }
+
+ private:
+  // For rows of one class.
+  void add_other_classes(const Panels<T>& panels, Span to, Span from, const int32_t* id,
+                         int32_t of_rows, const Sources<T>& sources, bool sums) const {
+    constexpr int64_t kWords = kLargestTile / 32;
+    uint32_t others[kWords];  // of every word of `from`
+    const int64_t first_word = from.begin / 32, words = (from.size() + 31) / 32;
+    int32_t partners = 0;
+    for (int64_t w = 0; w < words; ++w) {
+      const int64_t left = from.size() - w * 32;
+      const uint32_t rows = left < 32 ? (uint32_t{1} << left) - 1 : ~uint32_t{0};
+      others[w] = rows & ~equal_mask(id + from.begin + w * 32, of_rows);
+      partners += __builtin_popcount(others[w]);
+    }
+    if (partners == 0) return;
+    for (int64_t i = to.begin; i < to.end; ++i) {
+      if (count[i] == 0) clear(panels, i, sums);
+      count[i] += partners;
+    }
+    for_each_sum(panels, sources, sums,
+                 [&](const Panels<T>& of, const Source<T>& source, const Sum& sum) {
+                   for (int64_t c = 0; c < of.columns; c += kLanes<double>) {
+                     Vec<double> added{};
+                     for (int64_t w = 0; w < words; ++w) {
+                       if (others[w] == ~uint32_t{0}) {
+                         added += source.total_of_word(of, first_word + w, c);
+                         continue;
+                       }
+                       for (uint32_t left = others[w]; left != 0; left &= left - 1) {
+                         const int64_t row = (first_word + w) * 32 + __builtin_ctz(left);
+                         added += load_as_double(source.x + of.element(row, c));
+                       }
+                     }
+                     const int64_t width = of.width(c / Panels<T>::kWidth);
+                     T* x = sum.of_rows + of.element(to.begin, c);
+                     for (int64_t i = to.begin; i < to.end; ++i, x += width) {
+                       store_rounded(x, load_as_double(x) + added);
+                     }
+                   }
+                 });
+  }
+
+  // body(panels, source, sum) of all sums that there are; without `sums`, of the weights alone.
+  template <class Body>
+  void for_each_sum(const Panels<T>& panels, const Sources<T>& sources, bool sums,
+                    Body&& body) const {
+    const Panels<T> one(panels.rows, 1);
+    if (sums) body(panels, sources.x, sum);
+    if (weight.of_rows != nullptr) body(one, sources.w, weight);
+    if (weighted_weight.of_rows == nullptr) return;
+    if (sums) body(panels, sources.weighted_x, weighted_sum);
+    body(one, sources.wu, weighted_weight);
   }
 };
 

@@ -92,17 +92,24 @@ PAIRLOSS_INLINE void for_each_block(const PairOperands<T>& x, Span rows, Span co
   }
 }
 
+// Which bounds of certificates.h are wanted, and the rows of a tile.
+struct Certifies {
+  bool words, tiles;
+  int64_t tile;
+};
+
 template <class T>
 struct VectorTiles : PairOperands<T> {
   double margin;
-  bool certifies;
-  VectorBounds<T> bounds;
+  Certifies certifies;
+  VectorBounds<T> word_bounds, tile_bounds;
 
-  VectorTiles(const Panels<T>& panels, double margin, bool certifies)
+  VectorTiles(const Panels<T>& panels, double margin, Certifies certifies)
       : PairOperands<T>{panels, nullptr, nullptr, nullptr, nullptr},
         margin(margin),
         certifies(certifies),
-        bounds{panels, nullptr} {}
+        word_bounds{panels, {panels.rows, 32}},
+        tile_bounds{panels, {panels.rows, certifies.tile}} {}
 
   // Numbers that find_active needs to carry sums from one group of panels to the next.
   int64_t scores_size(int64_t tile) const {
@@ -111,7 +118,7 @@ struct VectorTiles : PairOperands<T> {
 
   void lay_out(Arena& arena) {
     this->packed = arena.take<T>(this->panels.size());
-    if (certifies) bounds.lay_out(arena);
+    lay_out_bounds(arena);
   }
 
   void set_rows(const T* p_rows, const T* l_rows, const T* h_rows, const Reference<T>&) {
@@ -123,20 +130,33 @@ struct VectorTiles : PairOperands<T> {
     for (int64_t r = 0; r < 32; r += kColumnBlock<T>) {
       pack_columns(this->panels, this->l, row + r, kColumnBlock<T>, this->packed);
     }
-    if (certifies) bounds.set(this->l, row);
+    if (certifies.words) word_bounds.set(this->l, row);
   }
 
-  // What is certain of a tile.
-  void find_certain(Span rows, Span columns, T*, Certain* certain) const {
-    bounds.find(this->p, this->h, static_cast<T>(margin), rows, columns, certain);
+  // The same of the tile whose columns begin with `row`. After those.
+  void pack_tile(int64_t row) { tile_bounds.set(this->l, row); }
+
+  // What is certain of the words of a tile.
+  CertainWords find_certain_words(Span rows, Span columns, T*) const {
+    return {round_up(columns.size(), 32) / 32, [&](int64_t word, Certain* certain) {
+              find_certain(word_bounds, rows, columns.begin / 32 + word, certain);
+            }};
   }
 
-  // bits (rows x columns, padded to words) of the pairs with KL < margin. Bits of similar pairs and
-  // beyond the ends are undefined.
+  // What is certain of all of some rows, and of tile `tile` and its group.
+  Certain find_certain_tiles(Span rows, int64_t tile, T*) const {
+    Certain certain[kLargestTile];
+    find_certain(tile_bounds, rows, tile, certain);
+    return certain_of_all(certain, rows.size());
+  }
+
+  // bits (rows x columns, padded to words) of the pairs with KL < margin, if the tile's state is
+  // open. Bits of similar pairs and beyond the ends are undefined.
   template <class SameClass>
-  void find_active(Span rows, Span columns, T* scores, uint32_t* bits, SameClass&&) const {
+  TileState find_active(Span rows, Span columns, T* scores, uint32_t* bits, SameClass&&) const {
     const int64_t words = round_up(columns.size(), 32) / 32;
     const Known known(*this, rows, columns, scores, bits);
+    if (known.state() != TileState::open) return known.state();
     const T m = static_cast<T>(margin);
     for_each_block(
         *this, rows, columns, scores,
@@ -153,21 +173,35 @@ struct VectorTiles : PairOperands<T> {
                 word[r * words] |= mask << c % 32;
               }
             });
+    return TileState::open;
   }
 
  protected:
-  // The words of a tile that are certain: their bits are written, all others are 0.
+  void lay_out_bounds(Arena& arena) {
+    if (certifies.words) word_bounds.lay_out(arena);
+    if (certifies.tiles) tile_bounds.lay_out(arena);
+  }
+
+  // The words of a tile that are certain: their bits are written, all others are 0; unless the
+  // whole tile is.
   class Known {
    public:
     Known(const VectorTiles& tiles, Span rows, Span columns, T* scratch, uint32_t* bits)
         : rows_(rows), columns_(columns) {
       const int64_t words = round_up(columns.size(), 32) / 32;
-      __builtin_memset(bits, 0, round_up(rows.size(), 32) * words * sizeof(uint32_t));
-      if (!tiles.certifies) return;
-      Certain certain[kLargestTile];
-      tiles.find_certain(rows, columns, scratch, certain);
+      const auto clear = [&] {
+        __builtin_memset(bits, 0, round_up(rows.size(), 32) * words * sizeof(uint32_t));
+      };
+      if (!tiles.certifies.words) {
+        clear();
+        return;
+      }
+      const CertainWords certain = tiles.find_certain_words(rows, columns, scratch);
+      state_ = certain.state(rows.size());
+      if (state_ != TileState::open) return;
+      clear();
       for (int64_t r = 0; r < rows.size(); r += kRowBlock) {
-        words_[r / kRowBlock] = write_certain<kRowBlock>(certain + r, words, bits + r * words);
+        words_[r / kRowBlock] = certain.template write<kRowBlock>(r, bits + r * words);
       }
     }
 
@@ -176,10 +210,19 @@ struct VectorTiles : PairOperands<T> {
       return (words_[(row - rows_.begin) / kRowBlock] >> (column - columns_.begin) / 32 & 1) != 0;
     }
 
+    TileState state() const { return state_; }
+
    private:
     Span rows_, columns_;
+    TileState state_ = TileState::open;
     uint32_t words_[kLargestTile / kRowBlock] = {};
   };
+
+ private:
+  void find_certain(const VectorBounds<T>& bounds, Span rows, int64_t unit,
+                    Certain* certain) const {
+    bounds.find(this->p, this->h, static_cast<T>(margin), rows, unit, certain);
+  }
 };
 
 // Whether one pair is active, from the rows themselves.

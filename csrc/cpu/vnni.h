@@ -33,7 +33,7 @@ struct IntegerTiles : VectorTiles<float> {
   float* scale;    // per column: p l_j
   float* unclear;  // per column: sums closer to the threshold than this decide nothing
 
-  IntegerTiles(const Panels<float>& panels, double margin, bool certifies)
+  IntegerTiles(const Panels<float>& panels, double margin, Certifies certifies)
       : VectorTiles<float>(panels, margin, certifies),
         coarse(uses<Idea::coarse_first> && panels.k >= kLeastClasses && panels.k <= kMostClasses),
         pairs((panels.k + 1) / 2),
@@ -46,7 +46,7 @@ struct IntegerTiles : VectorTiles<float> {
 
   void lay_out(Arena& arena) {
     if (!coarse) return VectorTiles<float>::lay_out(arena);
-    if (certifies) bounds.lay_out(arena);
+    lay_out_bounds(arena);
     a = arena.take<uint32_t>(panels.rows * stride);
     b = arena.take<uint32_t>(panels.rows * pairs);
     scale = arena.take<float>(panels.rows);
@@ -56,15 +56,16 @@ struct IntegerTiles : VectorTiles<float> {
   void pack(int64_t row) {
     if (!coarse) return VectorTiles<float>::pack(row);
     for (int64_t r = row; r < row + 32; r += 16) pack_group(r);
-    if (certifies) bounds.set(l, row);
+    if (certifies.words) word_bounds.set(l, row);
   }
 
   template <class SameClass>
-  void find_active(Span rows, Span columns, float* scores, uint32_t* bits,
-                   SameClass&& same_class) const {
+  TileState find_active(Span rows, Span columns, float* scores, uint32_t* bits,
+                        SameClass&& same_class) const {
     if (!coarse) return VectorTiles<float>::find_active(rows, columns, scores, bits, same_class);
     const int64_t words = round_up(columns.size(), 32) / 32, width = words * 32;
     const Known known(*this, rows, columns, scores, bits);
+    if (known.state() != TileState::open) return known.state();
     for (int64_t first = 0; first < pairs; first += kPairsAtOnce) {
       const int64_t last = first + kPairsAtOnce < pairs ? first + kPairsAtOnce : pairs;
       for (int64_t column = columns.begin; column < columns.end; column += kColumns) {
@@ -83,6 +84,7 @@ struct IntegerTiles : VectorTiles<float> {
         }
       }
     }
+    return TileState::open;
   }
 
  private:

@@ -27,7 +27,7 @@ from tests.tolerances import TOLERANCES, assert_close, relative_error
 # Without a pair of rows there is nothing to launch: that is the operator's own business. Sanitizers
 # are slow: for them, some of each kind.
 FORMS = (*forms.SINGLE[::2], *forms.EDGES[::3], *forms.COMBINED[:4]) if SANITIZE else forms.GRID
-GRID = [form for form in FORMS if form.rows > 0 and form.ref_rows != 0]
+GRID = [form for form in FORMS if form.rows > 0 and form.ref_rows != 0 and not form.clusters]
 EACH = (
     Form(70, 10, torch.float32, levels=3, ignored="some", weighted="level sample"),
     Form(70, 10, torch.float32, ref_rows=67, levels=2, weighted="kind sample ref balance"),

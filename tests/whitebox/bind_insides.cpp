@@ -187,6 +187,18 @@ void bind_insides(pybind11::module_& m) {
       return pybind11::make_tuple(active, inactive);
     });
   });
+  m.def("find_tile_states",
+        [](int64_t capability, const pybind11::array& logits, const std::string& element,
+           const Array<int64_t>& labels, double margin, int64_t tile) {
+          const OwnedProblem problem(logits, element, labels, margin);
+          const ssize_t blocks = (problem.positions() + tile - 1) / tile;
+          Array<int8_t> states = zeros<int8_t>({blocks, blocks});
+          return for_element(element, [&](auto t) {
+            insides_of<decltype(t)>(capability)
+                .find_tile_states(problem.problem, tile, states.mutable_data());
+            return states;
+          });
+        });
   m.def("supports",
         [](int64_t capability, const pybind11::array& logits, const std::string& element,
            const Array<int64_t>& labels, const Array<uint32_t>& bits) {

@@ -37,6 +37,9 @@ struct InsidesOf {
   void (*find_active)(const Problem&, int64_t tile, bool certifies, uint32_t* bits);
   // What is certain of the first tile: (tile,) masks of words that are active, or inactive.
   void (*find_certain)(const Problem&, int64_t tile, uint16_t* active, uint16_t* inactive);
+  // Of every tile, (blocks, blocks): 1 where all pairs are known to be active, -1 where none is
+  // active, else 0.
+  void (*find_tile_states)(const Problem&, int64_t tile, int8_t* states);
   // Whether KL(i || j) is infinite, (n, n); whether any within the class is, (n,); and `bits` of
   // all pairs without the infinite ones.
   void (*supports)(const Problem&, bool* infinite, bool* infinite_in_class, uint32_t* bits);

@@ -149,60 +149,98 @@ void means(const Problem& problem, const T* weights, const T* row_weights, const
   __builtin_memcpy(to.weighted_weight, means.weighted_weight, classes * sizeof(T));
 }
 
+// Tiles as the kernel has them.
+template <class T>
+struct MadeTiles {
+  const Made<T> made;
+  const int64_t tile;
+  Tiles<T> tiles;
+  T* scratch;
+  uint32_t* bits;  // of one tile
+  Buffer memory;
+
+  MadeTiles(const Problem& problem, int64_t tile, bool certifies)
+      : made(problem),
+        tile(tile),
+        tiles(made.panels, problem.margin, {certifies, certifies, tile}),
+        memory(lay_out(Arena())) {
+    lay_out(Arena(memory.data()));
+    tiles.set_rows(made.p, made.l, made.h, made.reference);
+    for (int64_t i = 0; i < made.panels.rows; i += 32) tiles.pack(i);
+    for (int64_t i = 0; certifies && i < made.n; i += tile) tiles.pack_tile(i);
+  }
+
+  size_t lay_out(Arena arena) {
+    tiles.lay_out(arena);
+    const int64_t size = tiles.scores_size(tile);
+    scratch = arena.take<T>(size > 2 * 32 * 32 ? size : 2 * 32 * 32);
+    bits = arena.take<uint32_t>(tile * tile / 32);
+    return arena.used();
+  }
+
+  // body(rows, columns)
+  template <class Body>
+  void for_each_tile(Body&& body) const {
+    for (int64_t r = 0; r < made.n; r += tile) {
+      for (int64_t c = 0; c < made.n; c += tile) body(made.block(r, tile), made.block(c, tile));
+    }
+  }
+};
+
 template <class T>
 void find_active(const Problem& problem, int64_t tile, bool certifies, uint32_t* bits) {
-  const Made<T> made(problem);
-  Tiles<T> tiles(made.panels, problem.margin, certifies);
-  T* scores;
-  uint32_t* tile_bits;
-  const auto lay_out = [&](Arena arena) {
-    tiles.lay_out(arena);
-    scores = arena.take<T>(tiles.scores_size(tile));
-    tile_bits = arena.take<uint32_t>(tile * tile / 32);
-    return arena.used();
-  };
-  const Buffer memory(lay_out(Arena()));
-  lay_out(Arena(memory.data()));
-  tiles.set_rows(made.p, made.l, made.h, made.reference);
-  for (int64_t i = 0; i < made.panels.rows; i += 32) tiles.pack(i);
-
-  const int64_t words = round_up(made.n, 32) / 32;
-  for (int64_t r = 0; r < made.n; r += tile) {
-    for (int64_t c = 0; c < made.n; c += tile) {
-      const Span from = made.block(r, tile), to = made.block(c, tile);
-      tiles.find_active(from, to, scores, tile_bits,
-                        [&](int64_t i, int64_t j) { return made.id[i] == made.id[j]; });
-      const int64_t tile_words = round_up(to.size(), 32) / 32;
-      for (int64_t i = 0; i < from.size(); ++i) {
-        __builtin_memcpy(bits + (r + i) * words + c / 32, tile_bits + i * tile_words,
-                         tile_words * sizeof(uint32_t));
+  const MadeTiles<T> x(problem, tile, certifies);
+  const int64_t words = round_up(x.made.n, 32) / 32;
+  x.for_each_tile([&](Span rows, Span columns) {
+    const TileState state =
+        x.tiles.find_active(rows, columns, x.scratch, x.bits,
+                            [&](int64_t i, int64_t j) { return x.made.id[i] == x.made.id[j]; });
+    const int64_t tile_words = round_up(columns.size(), 32) / 32;
+    for (int64_t i = 0; i < rows.size(); ++i) {
+      uint32_t* const to = bits + (rows.begin + i) * words + columns.begin / 32;
+      for (int64_t w = 0; w < tile_words; ++w) {
+        to[w] = state == TileState::open ? x.bits[i * tile_words + w]
+                                         : -uint32_t{state == TileState::active};
       }
+    }
+  });
+}
+
+template <class T>
+void find_certain(const Problem& problem, int64_t tile, uint16_t* active, uint16_t* inactive) {
+  const MadeTiles<T> x(problem, tile, true);
+  const Span block = x.made.block(0, tile);
+  const CertainWords certain = x.tiles.find_certain_words(block, block, x.scratch);
+  for (int64_t i = 0; i < block.size(); ++i) {
+    active[i] = inactive[i] = 0;
+    for (int64_t w = 0; w < certain.words; ++w) {
+      const Certain of_group = certain.of_rows[w / kUnits][i];
+      active[i] |= static_cast<uint16_t>((of_group >> (kUnits + w % kUnits) & 1) << w);
+      inactive[i] |= static_cast<uint16_t>((of_group >> w % kUnits & 1) << w);
     }
   }
 }
 
 template <class T>
-void find_certain(const Problem& problem, int64_t tile, uint16_t* active, uint16_t* inactive) {
-  const Made<T> made(problem);
-  Tiles<T> tiles(made.panels, problem.margin, true);
-  T* scratch;
-  Certain* certain;
+void find_tile_states(const Problem& problem, int64_t tile, int8_t* states) {
+  const MadeTiles<T> x(problem, tile, true);
+  const int64_t blocks = (x.made.n + tile - 1) / tile;
+  TileStates known;
   const auto lay_out = [&](Arena arena) {
-    tiles.lay_out(arena);
-    scratch = arena.take<T>(2 * 32 * 32);
-    certain = arena.take<Certain>(kLargestTile);
+    known.lay_out(arena, blocks);
     return arena.used();
   };
   const Buffer memory(lay_out(Arena()));
   lay_out(Arena(memory.data()));
-  tiles.set_rows(made.p, made.l, made.h, made.reference);
-  for (int64_t i = 0; i < made.panels.rows; i += 32) tiles.pack(i);
-  const Span block = made.block(0, tile);
-  tiles.find_certain(block, block, scratch, certain);
-  for (int64_t i = 0; i < block.size(); ++i) {
-    active[i] = certain[i].active;
-    inactive[i] = certain[i].inactive;
-  }
+  known.clear(blocks);
+  x.for_each_tile([&](Span rows, Span columns) {
+    const int64_t row_block = rows.begin / tile, column_block = columns.begin / tile;
+    const TileState state = known.state(row_block, column_block, [&] {
+      return x.tiles.find_certain_tiles(rows, column_block, x.scratch);
+    });
+    states[row_block * blocks + column_block] =
+        state == TileState::open ? 0 : (state == TileState::active ? 1 : -1);
+  });
 }
 
 template <class T>
@@ -234,7 +272,7 @@ void supports(const Problem& problem, bool* infinite, bool* infinite_in_class, u
 
 inline void keep_dissimilar(const int32_t* ids, int64_t n, uint32_t* bits) {
   int32_t padded[kLargestTile];
-  IdRange range{INT32_MAX, -1, n % 32 != 0};
+  IdRange range{INT32_MAX, -1, false, n % 32 != 0};
   for (int64_t i = 0; i < kLargestTile; ++i) padded[i] = i < n ? ids[i] : -1;
   for (int64_t i = 0; i < n; ++i) {
     range.gaps |= ids[i] < 0;
@@ -296,9 +334,10 @@ void bfloat16s(const uint16_t* x, int64_t n, float* y) {
 
 template <class T>
 constexpr InsidesOf<T> insides_of() {
-  return {kLanes<T>,   Panels<T>::kWidth, exponential<T>, horizontal_sums_of_rows<T>,
-          rows<T>,     means<T>,          find_active<T>, find_certain<T>,
-          supports<T>, add_selected<T>};
+  return {
+      kLanes<T>,      Panels<T>::kWidth, exponential<T>,  horizontal_sums_of_rows<T>, rows<T>,
+      means<T>,       find_active<T>,    find_certain<T>, find_tile_states<T>,        supports<T>,
+      add_selected<T>};
 }
 
 }  // namespace

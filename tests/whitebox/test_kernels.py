@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from types import ModuleType
 from typing import NamedTuple
 
@@ -54,7 +55,8 @@ def make(rows: int, columns: int, element: str, masked: bool = False) -> Batch:
 
 def check(whitebox: ModuleType, isa: int, batch: Batch) -> None:
     expected, dtype = batch.truth, COMPUTED_IN[batch.element]
-    eps = float(np.finfo(dtype).eps)
+    # Sums of up to as many rows, by the truth, too.
+    eps = float(np.finfo(dtype).eps) * max(1.0, len(batch.labels) / 1000)
     scale = len(batch.labels) if batch.logits.shape[1] == 1 else 1e-30
     parts = [expected.ordered[pairs].sum() for pairs in (expected.similar, expected.dissimilar)]
     rng = np.random.default_rng(0)
@@ -97,6 +99,60 @@ def check(whitebox: ModuleType, isa: int, batch: Batch) -> None:
 @pytest.mark.parametrize(("rows", "columns"), SIZES)
 def test_kernels(whitebox: ModuleType, isa: int, rows: int, columns: int, element: str) -> None:
     check(whitebox, isa, make(rows, columns, element))
+
+
+@cache
+def make_clusters(rows: int, columns: int, element: str) -> Batch:
+    """Classes that are clusters: two inside the margin, one beyond it, one of everything.
+
+    In an order in which like rows are neighbours most tiles are certain as a whole: of dissimilar
+    pairs alone, or with similar ones where two classes meet.
+    """
+    rng = np.random.default_rng([rows, columns])
+    labels = rng.choice(4, rows, p=[0.3, 0.22, 0.45, 0.03])
+    centres = rng.standard_normal((1, columns)) + np.zeros((4, 1))
+    centres[2] += 4 * (np.arange(columns) == 1)
+    values = centres[labels] + rng.standard_normal((rows, columns)) * 0.02
+    values[labels == 3] += rng.standard_normal((np.count_nonzero(labels == 3), columns))
+    labels[rng.random(rows) < 0.02] = -100
+    logits, exact = encode(values, element)
+    result = truth.evaluate(exact, labels, 1.0)
+    margin = truth.margin_in_a_gap(result.divergence[result.dissimilar], 1.0)
+    result = result.with_margin(margin)
+    assert 0.1 < result.active.sum() / result.dissimilar.sum() < 0.9
+    return Batch(logits, element, labels, margin, result)
+
+
+@pytest.mark.parametrize("element", ["float64", "float32"])
+@pytest.mark.parametrize(("rows", "columns"), [(1100, 34), (4200, 10)])
+def test_kernels_with_certain_tiles(
+    whitebox: ModuleType, isa: int, rows: int, columns: int, element: str
+) -> None:
+    """Tiles of 256 that are added whole; from 16 blocks of rows on, by bounds of their own."""
+    batch = make_clusters(rows, columns, element)
+    order = np.lexsort((batch.logits.argmax(1), batch.labels))
+    order = order[batch.labels[order] >= 0]
+    states = whitebox.find_tile_states(
+        isa, batch.logits[order], element, batch.labels[order], batch.margin, 256
+    )
+    assert (states == 1).any()
+    assert (states == -1).any()
+    assert (states == 0).any()
+    check(whitebox, isa, batch)
+
+
+@pytest.mark.parametrize("element", ["float64", "float32"])
+def test_kernels_with_nothing_but_certain_tiles(
+    whitebox: ModuleType, isa: int, element: str
+) -> None:
+    """Rows that no pair is added to by itself: what stands in their place is not a sum."""
+    labels = np.repeat([3, 7], 512)
+    logits, exact = encode(np.random.default_rng(3).standard_normal((1024, 10)) * 0.5, element)
+    result = truth.evaluate(exact, labels, 3.0)
+    assert result.divergence.max() < 3.0
+    states = whitebox.find_tile_states(isa, logits, element, labels, 3.0, 256)
+    assert (states == 1).all()
+    check(whitebox, isa, Batch(logits, element, labels, 3.0, result))
 
 
 @pytest.mark.parametrize("element", ELEMENTS)

@@ -122,6 +122,44 @@ def test_certificates(
     np.testing.assert_array_equal(found[decided], (divergence < margin)[decided])
 
 
+@pytest.mark.parametrize("element", ["float64", "float32"])
+@pytest.mark.parametrize(
+    ("rows", "tile", "columns"), [(300, 32, 10), (1000, 64, 34), (2600, 256, 70), (1100, 64, 300)]
+)
+def test_tile_states(
+    whitebox: ModuleType, isa: int, rows: int, tile: int, columns: int, element: str
+) -> None:
+    """Never wrong, and what the bounds tell; over more tiles than have theirs side by side."""
+    logits, exact = encode(clusters(rows, columns, 0.01), element)
+    result = truth.evaluate(exact, np.arange(rows), 0.0)
+    divergence, log_p = result.divergence, result.log_p
+    margin = float(np.median(divergence[divergence > 1]))
+    states = whitebox.find_tile_states(isa, logits, element, np.arange(rows), margin, tile)
+    blocks = -(-rows // tile)
+    assert states.shape == (blocks, blocks)
+    assert blocks > 8
+    starts = np.arange(blocks) * tile
+
+    largest, smallest = (
+        ufunc.reduceat(ufunc.reduceat(divergence, starts, axis=0), starts, axis=1)
+        for ufunc in (np.maximum, np.minimum)
+    )
+    assert (largest[states == 1] < margin).all()
+    assert (smallest[states == -1] >= margin).all()
+
+    p = np.exp(log_p)
+    entropy = (p * log_p).sum(1)[:, None]
+    upper = entropy - p @ np.minimum.reduceat(log_p, starts).T
+    lower = entropy - p @ np.maximum.reduceat(log_p, starts).T
+    sure = np.maximum.reduceat(upper, starts) < 0.9 * margin
+    beyond = np.minimum.reduceat(lower, starts) > 1.1 * margin
+    whole = np.arange(blocks) < rows // tile  # the last has bounds for what is behind it, too
+    assert (states[sure & whole] == 1).all()
+    assert (states[beyond & whole] == -1).all()
+    assert (states == 1).any()
+    assert (states == -1).any()
+
+
 # ---- Infinite pairs ----------------------------------------------------------------------------
 
 
