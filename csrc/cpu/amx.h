@@ -158,15 +158,15 @@ struct AmxTiles {
 
   void pack(int64_t row) {
     for (int64_t r = 0; r < 32; r += kTileRows) pack_group(row + r);
-    if (certifies.words) pack_bounds(word_bounds, row);
+    if (certifies.words) pack_bounds(word_bounds, {row, row + 32});
   }
 
-  // The same of the tile whose columns begin with `row`. After those.
-  void pack_tile(int64_t row) { pack_bounds(tile_bounds, row); }
+  // The same of the rows that are a tile's columns. After those.
+  void pack_tile(Span rows) { pack_bounds(tile_bounds, rows); }
 
-  // The bounds of the unit that begins with `row`, as two columns of a B-tile.
-  void pack_bounds(const AmxBounds& bounds, int64_t row) const {
-    const int64_t unit = row / bounds.units.size;
+  // The bounds of the rows of a unit, as two columns of a B-tile.
+  void pack_bounds(const AmxBounds& bounds, Span rows) const {
+    const int64_t unit = rows.begin / bounds.units.size;
     const auto store_bounds = [&](int64_t column, __m512 bound, int64_t to_column) {
       alignas(64) uint32_t halves[16];
       _mm512_store_si512(halves, _mm512_srli_epi32((__m512i)round_to_bfloat16(bound), 16));
@@ -177,12 +177,11 @@ struct AmxTiles {
       }
     };
     const int64_t upper = unit % kUnits, lower = kUnits + upper;
-    for_extrema(panels, l, bounds.units.at(row),
-                [&](int64_t column, Vec<float> max, Vec<float> min) {
-                  const Absolute absolute(*this, column);
-                  store_bounds(column, _mm512_setzero_ps() - absolute(max), upper);
-                  store_bounds(column, absolute(min), lower);
-                });
+    for_extrema(panels, l, rows, [&](int64_t column, Vec<float> max, Vec<float> min) {
+      const Absolute absolute(*this, column);
+      store_bounds(column, _mm512_setzero_ps() - absolute(max), upper);
+      store_bounds(column, absolute(min), lower);
+    });
     if (panels.columns % kTileDepth == 0) return;
     store_bounds(panels.columns, _mm512_setzero_ps(), upper);
     store_bounds(panels.columns, _mm512_setzero_ps(), lower);

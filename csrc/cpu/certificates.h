@@ -53,12 +53,11 @@ PAIRLOSS_INLINE void for_extrema(const Panels<T>& panels, const T* l, Span rows,
   }
 }
 
-// Units of `size` rows each, the last of which may have fewer.
+// Units of `size` rows each.
 struct Units {
   int64_t rows, size;
 
   int64_t groups() const { return (rows + size * kUnits - 1) / (size * kUnits); }
-  Span at(int64_t row) const { return {row, row + size < rows ? row + size : rows}; }
 };
 
 template <class T>
@@ -71,11 +70,11 @@ struct VectorBounds {
 
   T* group(int64_t unit) const { return bounds + unit / kUnits * panels.columns * kBounds; }
 
-  // Of the unit that begins with a row.
-  void set(const T* l, int64_t row) const {
-    const int64_t unit = row / units.size;
+  // Of the rows of a unit.
+  void set(const T* l, Span rows) const {
+    const int64_t unit = rows.begin / units.size;
     T* const to = group(unit) + unit % kUnits;
-    for_extrema(panels, l, units.at(row), [&](int64_t column, Vec<T> max, Vec<T> min) {
+    for_extrema(panels, l, rows, [&](int64_t column, Vec<T> max, Vec<T> min) {
       for (int64_t lane = 0; lane < kLanes<T>; ++lane) {
         to[(column + lane) * kBounds] = -max[lane];
         to[(column + lane) * kBounds + kUnits] = min[lane];

@@ -85,7 +85,7 @@ class Differentiation {
     if (tiles_.certifies.tiles) {
       states_.clear(batch_.blocks());
       for_each_task(batch_.workers, batch_.blocks(),
-                    [&](int64_t, int64_t task) { tiles_.pack_tile(batch_.block(task).begin); });
+                    [&](int64_t, int64_t task) { tiles_.pack_tile(batch_.block(task)); });
     }
     std::optional<Infinities<T>> infinities;
     if (flags.masked) infinities.emplace(batch_);
@@ -390,9 +390,11 @@ class Differentiation {
 
   // ---- Rows -------------------------------------------------------------------------------------
 
-  // What whole tiles have added to some rows of a block.
-  void add_common(Span rows) const {
-    const int64_t side = batch_.side_of(rows.begin), block = batch_.block_of(rows.begin);
+  // What whole tiles have added to a block, to those of some positions that are its rows.
+  void add_common(Span positions) const {
+    const int64_t side = batch_.side_of(positions.begin);
+    const int64_t block = batch_.block_of(positions.begin);
+    const Span rows{positions.begin, std::min(positions.end, batch_.block(block).end)};
     terms_[0].w.add_common(panels_, block, rows, sums_w_[side]);
     if (sums_v_[side]) terms_[0].v.add_common(panels_, block, rows, true);
   }

@@ -130,11 +130,11 @@ struct VectorTiles : PairOperands<T> {
     for (int64_t r = 0; r < 32; r += kColumnBlock<T>) {
       pack_columns(this->panels, this->l, row + r, kColumnBlock<T>, this->packed);
     }
-    if (certifies.words) word_bounds.set(this->l, row);
+    if (certifies.words) word_bounds.set(this->l, {row, row + 32});
   }
 
-  // The same of the tile whose columns begin with `row`. After those.
-  void pack_tile(int64_t row) { tile_bounds.set(this->l, row); }
+  // The same of the rows that are a tile's columns. After those.
+  void pack_tile(Span rows) { tile_bounds.set(this->l, rows); }
 
   // What is certain of the words of a tile.
   CertainWords find_certain_words(Span rows, Span columns, T*) const {

@@ -56,7 +56,7 @@ struct IntegerTiles : VectorTiles<float> {
   void pack(int64_t row) {
     if (!coarse) return VectorTiles<float>::pack(row);
     for (int64_t r = row; r < row + 32; r += 16) pack_group(r);
-    if (certifies.words) word_bounds.set(l, row);
+    if (certifies.words) word_bounds.set(l, {row, row + 32});
   }
 
   template <class SameClass>

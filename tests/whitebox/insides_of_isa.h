@@ -167,7 +167,7 @@ struct MadeTiles {
     lay_out(Arena(memory.data()));
     tiles.set_rows(made.p, made.l, made.h, made.reference);
     for (int64_t i = 0; i < made.panels.rows; i += 32) tiles.pack(i);
-    for (int64_t i = 0; certifies && i < made.n; i += tile) tiles.pack_tile(i);
+    for (int64_t i = 0; certifies && i < made.n; i += tile) tiles.pack_tile(made.block(i, tile));
   }
 
   size_t lay_out(Arena arena) {
