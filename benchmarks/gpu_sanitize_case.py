@@ -18,9 +18,13 @@ LESS_PRECISE = SHAPES[-2:]
 MANY_CLASSES = (65, 33_000)
 # The smallest batch that is put in order first, and of whose tiles some are certain.
 CERTIFIED = (4096, 32)
-# (N, K, G): the marks of so many label levels do not fit into one chunk of rows, but into two. On
-# tensor cores, in FMA, and with certificates.
-TWO_CHUNKS = [(1100, 34, 256), (1100, 10, 256), (4096, 32, 17)]
+# (N, K, G, dtype): the marks of so many label levels do not fit into one chunk of rows, but into
+# two. On tensor cores, in FMA, and with certificates.
+TWO_CHUNKS = [
+    (1100, 34, 256, torch.float32),
+    (1100, 10, 256, torch.float64),
+    (4096, 32, 17, torch.float32),
+]
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 
 Arguments = dict[str, Any]
@@ -112,10 +116,10 @@ def main() -> None:
         clustered[range(CERTIFIED[0]), labels] += height
         # The reference takes N^2 K memory.
         check({"logits": clustered, "labels": labels, "margin": margin}, reference="fused")
-    for rows, classes, levels in TWO_CHUNKS:
+    for rows, classes, levels, dtype in TWO_CHUNKS:
         labels = torch.randint(0, 4, (rows, levels), generator=generator)
         # Far from the margin, all dissimilar pairs are active: else some may flip.
-        given = {"logits": logits(rows, classes), "labels": labels, "margin": 100.0}
+        given = {"logits": logits(rows, classes).to(dtype), "labels": labels, "margin": 100.0}
         for gradient in ("both", "second"):
             check({**given, "gradient": gradient}, reference="fused")
     print("every result is right")

@@ -86,7 +86,6 @@ class Method:
         scale: its loss over that of pairloss, from N.
         agreement: how far its loss may be off, relative; None: as the dtype allows.
         devices: where it makes sense.
-        columns: from how many on.
     """
 
     name: str
@@ -102,12 +101,11 @@ class Method:
     scale: Callable[[int], float] = lambda rows: 1.0
     agreement: float | None = None
     devices: tuple[str, ...] = ("cpu", "cuda")
-    columns: int = 1
 
     def is_for(self, case: Case) -> bool:
         if self.graphed and (case.what != "full" or case.rows > GRAPH_ROWS):
             return False
-        return case.device in self.devices and case.columns >= self.columns
+        return case.device in self.devices
 
     def peak_bytes(self, case: Case) -> float:
         """Estimate of the memory that it takes."""
@@ -123,13 +121,11 @@ def _ours(precision: str = "fp32") -> Loss:
 
 
 def _less_precise(precision: str, agreement: float) -> Method:
-    """Of fewer than 16 classes, all precisions are the same."""
     return Method(
         f"pairloss {precision}",
         lambda: _ours(precision),
         agreement=agreement,
         devices=("cuda",),
-        columns=16,
     )
 
 

@@ -134,7 +134,7 @@ def pair_kl_hinge_loss(
             gradient to 16 bits, for half of the products; ``"tf32"``, divergences to 11 bits, the
             gradient to 16. Dissimilar pairs that are nearer to the margin than that may be taken
             for active, or not; docs/cuda.md has the errors. More may always be computed: the CPU,
-            float64, small batches and those of fewer than 16 classes do as for ``"fp32"``.
+            float64 and small batches do as for ``"fp32"``.
         sample_weights, ref_sample_weights: (N,) and (M,) floats: pair (i, j) weighs
             :math:`w_i w_j`, default 1. No gradient to them, and not in the number that "mean"
             divides by.

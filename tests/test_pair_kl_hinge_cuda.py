@@ -31,7 +31,7 @@ def evaluate(logits: Tensor, labels: Tensor, **options: str) -> tuple[Tensor, Te
     return loss.detach(), grad
 
 
-# More than one chunk of rows, in FMA and on tensor cores; and many classes.
+# More than one chunk of rows, of few classes and of more; and many classes.
 @pytest.mark.parametrize(("rows", "columns"), [(17_000, 10), (17_000, 34), (300, 20_000)])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_large_batches_equal_the_cpu(rows: int, columns: int, reduction: str) -> None:

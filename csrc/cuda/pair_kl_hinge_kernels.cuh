@@ -19,7 +19,7 @@
 //   positions_kernel     (*)
 //   prepare_kernel       P and L; numbers of pairs (prepare.cuh)
 //   extrema_kernel       the reference row of the tensor cores' operands, and
-//   planes_kernel        those operands (planes.cuh); in float64 and for few classes neither
+//   planes_kernel        those operands (planes.cuh); in float64 neither
 //   levels_kernel        from the numbers, the scales of each level
 //   summaries_kernel     (*) what there is to know of a tile of rows (certificates.cuh)
 //   for every chunk of rows i, against the columns j from its own rows on:
@@ -32,11 +32,10 @@
 //                        D_ij and D_ji by tiles of 64 x 64 (tensor_divergences.cuh); from them the
 //                        rows' loss sums, and marks of four bits per pair and level (losses.cuh),
 //                        of the tile and of its mirror image
-//     losses_kernel      the same in FMA (divergences.cuh): in float64 and for few classes all
-//                        tiles, else those with infinities or NaN
+//     losses_kernel      the same in FMA (divergences.cuh): in float64 all tiles, else those with
+//                        infinities or NaN
 //     tensor_products_kernel
-//                        A and B from the marks (tensor_products.cuh); in float64 and for few
-//                        classes nothing
+//                        A and B from the marks (tensor_products.cuh); in float64 nothing
 //     products_kernel    the rest of A and B, by tiles of 64 rows x 16 or 64 classes (products.cuh)
 //     finish_kernel      the rows' losses and gradients (results.cuh)
 //     tensor_products_kernel, products_kernel
@@ -97,13 +96,13 @@ struct Evaluation {
   out_t *grad, *ref_grad;  // (N, K), (M, K)
 };
 
-enum class Arithmetic { automatic, fma, tensor };
+enum class Arithmetic { tensor, fma };
 
 // Tests choose; everybody else leaves it to the sizes.
 struct Choice {
   bool tiled = false;      // not the kernel for small batches
   int64_t chunk_rows = 0;  // 0: the default; else a multiple of kTile, and tiled
-  Arithmetic arithmetic = Arithmetic::automatic;  // of the tiled kernels; float64 has no choice
+  Arithmetic arithmetic = Arithmetic::tensor;  // of the tiled kernels; float64 has no choice
   int product_splits = 0;  // of the columns, for the gradient's sums; 0: by the sizes
   int pair_blocks = 0;     // that share the tiles; 0: by the sizes
   bool certified = false;  // also a small batch looks for certain tiles
@@ -145,9 +144,7 @@ struct Work {
     const bool within = e.ref_rows == 0, both = e.gradient == Gradient::both;
     small = !choice.tiled && choice.chunk_rows == 0 &&
             is_small<acc_t>(e.rows, std::max(e.rows, e.ref_rows), e.classes, e.levels);
-    tensor = std::is_same_v<acc_t, float> && !small &&
-             (choice.arithmetic == Arithmetic::automatic ? e.classes >= kLeastTensorClasses
-                                                         : choice.arithmetic == Arithmetic::tensor);
+    tensor = std::is_same_v<acc_t, float> && !small && choice.arithmetic == Arithmetic::tensor;
     // A similarity matrix says nothing of whole tiles, and is in the caller's order.
     certified = !small && e.similarity == nullptr &&
                 (choice.certified || is_certified(e.rows, within ? e.rows : e.ref_rows, e.classes));

@@ -25,7 +25,6 @@ constexpr int64_t kProductThreads = 512 * 256;
 constexpr int64_t kTensorProductBlocks = 512;
 constexpr int64_t kCountBlocks = 4096;
 constexpr int kSumThreads = 256;
-constexpr int64_t kLeastTensorClasses = 16;  // below, most of a slice would be padding
 
 // One pass over the pairs: of all rows with all columns.
 struct Plan {

@@ -17,7 +17,7 @@ HERE = Path(__file__).resolve().parent
 GRADIENTS = {"both": 0, "second": 1}
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 PRECISIONS = {"fp32": 0, "tf32x3": 1, "bf16x3": 2, "tf32": 3}
-ARITHMETICS = {"automatic": 0, "fma": 1, "tensor": 2}
+ARITHMETICS = {"tensor": 0, "fma": 1}
 ELEMENTS = {torch.float64: 0, torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
 
 
@@ -115,7 +115,7 @@ class Kernels:
     ``product_splits`` into how many parts the columns are cut for the gradient's sums,
     ``pair_blocks`` how many blocks share the tiles, ``seed`` the order of threads and blocks.
     ``tiled``: the kernels for large batches at all sizes.
-    ``arithmetic``: theirs, whatever the number of classes says.
+    ``arithmetic``: theirs, in float32.
     ``certified``: they look for certain tiles at all sizes.
     """
 
@@ -123,7 +123,7 @@ class Kernels:
         self,
         library: ctypes.CDLL,
         tiled: bool = False,
-        arithmetic: str = "automatic",
+        arithmetic: str = "tensor",
         certified: bool = False,
     ):
         library.emulate_pair_kl_hinge.restype = ctypes.c_char_p

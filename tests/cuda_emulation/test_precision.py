@@ -137,6 +137,17 @@ def test_errors(tensor: Kernels, kind: str, precision: str) -> None:
 
 
 @not_of_memory
+@pytest.mark.parametrize("columns", [2, 5, 10])
+@pytest.mark.parametrize("kind", ["uniform", "normal", "times 3", "times 100"])
+def test_errors_of_few_classes(tensor: Kernels, kind: str, columns: int) -> None:
+    """Most of their only slice is padding."""
+    found = worst(tensor, kind, "fp32", 130, columns)
+    bound = BOUNDS[kind]["fp32"]
+    assert found.loss <= bound.loss
+    assert found.grad <= bound.grad
+
+
+@not_of_memory
 def test_each_is_less_accurate_than_the_one_before(tensor: Kernels) -> None:
     """Rows of two values, see test_tensor_divergences.py: what is missing does not average out."""
     values = torch.empty(256, 1).uniform_(-2, 2, generator=torch.Generator().manual_seed(0))
