@@ -21,7 +21,9 @@ constexpr int kSmallColumns = sizeof(acc_t) == sizeof(float) ? 64 : 32;  // of a
 template <typename acc_t>
 constexpr int kSmallClasses = sizeof(acc_t) == sizeof(float) ? 64 : 32;  // the most that there are
 
-constexpr int64_t kSmallBatch = 1024;
+// With more rows the tiled kernels' eight launches more are repaid: by counts of instructions
+// (benchmarks/NOTES.md), not yet measured.
+constexpr int64_t kSmallBatch = 512;
 
 template <typename acc_t>
 bool is_small(int64_t rows, int64_t columns, int64_t classes, int levels) {
