@@ -14,6 +14,7 @@ enum class Idea {
   class_order,     // rows of a class stand together                        labels.cpp
   likeness_order,  // within a class, rows that are alike                   batch.h
   certificates,    // blocks of pairs on one side of the margin             certificates.h
+  whole_tiles,     // tiles of those in closed form, or not at all          selected.h
   coarse_first,    // which pairs are active, in bfloat16 or integers first amx.h, vnni.h
   bit_lists,       // blocks of few bits are summed from lists              selected_sums.h
   totals,          // of nearly full words, what is missing is subtracted   selected_sums.h

@@ -44,7 +44,7 @@ class Differentiation {
         abreast_(rows_abreast(panels_.columns)),
         row_weights_(static_cast<const T*>(row_weights)),
         weighted_(row_weights != nullptr),
-        adds_whole_tiles_(uses<Idea::certificates> && batch_.certifies &&
+        adds_whole_tiles_(uses<Idea::certificates> && uses<Idea::whole_tiles> && batch_.certifies &&
                           problem.similarity == nullptr),
         tiles_(panels_, problem.margin,
                {uses<Idea::certificates> && batch_.certifies,
@@ -310,6 +310,13 @@ class Differentiation {
     }
   }
 
+  bool is_added_whole(TileState state, const Tile& tile) const {
+    if (!adds_whole_tiles_ || state == TileState::open) return false;
+    if (state == TileState::inactive) return true;
+    if (infinities_ != nullptr) return false;
+    return problem_.level_count == 1 || batch_.is_all_dissimilar(tile.row_block, tile.column_block);
+  }
+
   // Pairs with KL < margin, to scratch.active, unless the tile is added whole; of a similarity
   // matrix, only the dissimilar ones, and the similar ones to scratch.bits.
   TileState find_active(const Place& place) const {
@@ -327,11 +334,8 @@ class Differentiation {
       state = tiles_.find_active(place.rows, place.columns, scratch.scores, scratch.active,
                                  [&](int64_t i, int64_t j) { return one_level && id[i] == id[j]; });
     }
+    if (is_added_whole(state, tile)) return state;
     if (state != TileState::open) {
-      const bool adds_active =
-          infinities_ == nullptr &&
-          (one_level || batch_.is_all_dissimilar(tile.row_block, tile.column_block));
-      if (adds_whole_tiles_ && (state == TileState::inactive || adds_active)) return state;
       __builtin_memset(scratch.active, state == TileState::active ? 0xff : 0,
                        place.size * sizeof(uint32_t));
     }

@@ -6,6 +6,7 @@
 //            active or not: one bit each                certificates.h, tile.h, amx.h, vnni.h
 //            which of them are dissimilar, in which level            relation.h
 //            sums of L and P over the bits                           selected_sums.h, selected.h
+//            or all pairs of a tile at once, where they are on one side of the margin
 //   finish   the loss and the gradient of every row from these sums  pair_kl_hinge_gradient.h
 //
 // With a_ij = 1 where the dissimilar pair (i, j) is active,

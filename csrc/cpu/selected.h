@@ -1,4 +1,8 @@
 // Sums over the selected partners of every row, and what the gradient makes of them.
+//
+// Which partners, bits tell; but where all pairs of a tile are active, they are of one of two
+// kinds. With no similar pair among them every row of the tile has the same sum, which is kept once
+// for the block of rows: O(K) instead of O(rows K). Else the sum is one for each class.
 #pragma once
 
 namespace pairloss::cpu::PAIRLOSS_ISA {
