@@ -20,10 +20,10 @@ bool has_amx() {
 #if defined(__linux__)
   unsigned a = 0, b = 0, c = 0, d = 0;
   if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return false;
-  constexpr unsigned kBfloat16 = 1u << 22, kTile = 1u << 24, kPopulationCount = 1u << 14,
-                     kCompress = 1u << 6;
-  if ((d & kBfloat16) == 0 || (d & kTile) == 0) return false;
-  if ((c & kPopulationCount) == 0 || (c & kCompress) == 0) return false;
+  constexpr unsigned kBfloat16 = 1u << 22, kTile = 1u << 24, kInt8 = 1u << 25,
+                     kPopulationCount = 1u << 14, kShift = 1u << 1, kCompress = 1u << 6;
+  if ((d & kBfloat16) == 0 || (d & kTile) == 0 || (d & kInt8) == 0) return false;
+  if ((c & kPopulationCount) == 0 || (c & kShift) == 0 || (c & kCompress) == 0) return false;
   if (__get_cpuid_count(7, 1, &a, &b, &c, &d) == 0 || (a & 1u << 5) == 0)
     return false;                                             // AVX512-BF16
   constexpr int kRequestPermission = 0x1023, kTileData = 18;  // asm/prctl.h

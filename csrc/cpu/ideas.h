@@ -19,7 +19,7 @@ enum class Idea {
   bit_lists,       // blocks of few bits are summed from lists              selected_sums.h
   totals,          // of nearly full words, what is missing is subtracted   selected_sums.h
   subset_sums,     // without a matrix unit: the method of Four Russians    subset_sums.h
-  matrix_unit,     // with one: bits times three parts of each float        amx.h
+  matrix_unit,     // with one: bits times the digits of each float         amx_sums.h
   spare_buffer,    // scratch is kept from one call to the next             arena.cpp
 };
 

@@ -16,8 +16,11 @@
 #include "cpu/transpose.h"
 //
 #include "cpu/amx.h"
+#include "cpu/amx_sums.h"
 #include "cpu/supports.h"
 #include "cpu/vnni.h"
+//
+#include "cpu/source.h"
 //
 #include "cpu/selected_sums.h"
 //

@@ -1,4 +1,4 @@
-// The kernels for AVX-512 with AMX for bfloat16 (Sapphire Rapids and later).
+// The kernels for AVX-512 with AMX for bfloat16 and bytes (Sapphire Rapids and later).
 #if defined(__x86_64__)
 #include "cpu/isa_includes.h"
 //

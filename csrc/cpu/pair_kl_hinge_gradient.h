@@ -77,7 +77,7 @@ class Differentiation {
     lay_out(arena);
     RowFlags flags;
     const Health health = make_rows(batch_, tiles_, flags, [&](int64_t row) {
-      if (l_w_ == nullptr) set_totals(&Sources<T>::x, row);
+      if (l_w_ == nullptr) set_word(&Sources<T>::x, row);
     });
     if (health == Health::nan) return fill(static_cast<T>(NAN));
     find_id_ranges(batch_);
@@ -139,18 +139,20 @@ class Differentiation {
     l_w_ = take(has_w, panels_.size()), p_w_ = take(has_w, panels_.size());
     l_wu_ = take(weighted_, panels_.size()), p_wu_ = take(weighted_, panels_.size());
     wu_ = take(weighted_, rows * kLanes<T>), u_ = take(weighted_, rows);
-    const auto with_totals = [&](bool wanted, T* x, const Panels<T>& panels) {
-      return Source<T>{x, take(wanted && adds_whole_tiles_, Source<T>::words(panels).size())};
-    };
-    const Panels<T> one(rows, 1);
-    const Source<T> w = with_totals(has_w, batch_.weight, one),
-                    wu = with_totals(weighted_, wu_, one);
-    l_sources_ = {with_totals(true, has_w ? l_w_ : batch_.l, panels_), w,
-                  with_totals(weighted_, l_wu_, panels_), wu};
-    p_sources_ = {with_totals(true, has_w ? p_w_ : batch_.p, panels_), w,
-                  with_totals(weighted_, p_wu_, panels_), wu};
     f_ = arena.take<T>(batch_.workers.count * abreast_ * panels_.columns);
     g_ = arena.take<T>(batch_.workers.count * abreast_ * panels_.columns);
+    const auto make_source = [&](bool wanted, T* x, const Panels<T>& panels) {
+      const int64_t size = Source<T>::words(panels).size();
+      T* const totals = take(wanted && adds_whole_tiles_, size);
+      return Source<T>{x, totals, take(wanted && kMultiplies<T>, size)};
+    };
+    const Panels<T> one(rows, 1);
+    const Source<T> w = make_source(has_w, batch_.weight, one),
+                    wu = make_source(weighted_, wu_, one);
+    l_sources_ = {make_source(true, has_w ? l_w_ : batch_.l, panels_), w,
+                  make_source(weighted_, l_wu_, panels_), wu};
+    p_sources_ = {make_source(true, has_w ? p_w_ : batch_.p, panels_), w,
+                  make_source(weighted_, p_wu_, panels_), wu};
   }
 
   T factor_of(int64_t t) const {
@@ -231,20 +233,20 @@ class Differentiation {
       }
       const Panels<T> one(panels_.rows, 1);
       if (l_w_ != nullptr) {
-        set_totals(&Sources<T>::x, task * 32);
-        l_sources_.w.set_totals(one, task * 32);
+        set_word(&Sources<T>::x, task * 32);
+        l_sources_.w.set_word(one, task * 32);
       }
       if (l_wu_ != nullptr) {
-        set_totals(&Sources<T>::weighted_x, task * 32);
-        l_sources_.wu.set_totals(one, task * 32);
+        set_word(&Sources<T>::weighted_x, task * 32);
+        l_sources_.wu.set_word(one, task * 32);
       }
     });
   }
 
   // Of 32 rows of L and of P, or of what they were made into.
-  void set_totals(Source<T> Sources<T>::*source, int64_t row) const {
-    (l_sources_.*source).set_totals(panels_, row);
-    (p_sources_.*source).set_totals(panels_, row);
+  void set_word(Source<T> Sources<T>::*source, int64_t row) const {
+    (l_sources_.*source).set_word(panels_, row);
+    (p_sources_.*source).set_word(panels_, row);
   }
 
   // ---- Tiles ------------------------------------------------------------------------------------

@@ -7,35 +7,6 @@
 
 namespace pairloss::cpu::PAIRLOSS_ISA {
 
-// A matrix that is summed over some of its rows; and its sums over every 32 rows, for tiles that
-// are added whole. Null: there are none.
-template <class T>
-struct Source {
-  T *x, *totals;
-
-  static Panels<T> words(const Panels<T>& panels) { return {panels.rows / 32, panels.k}; }
-
-  PAIRLOSS_INLINE Vec<double> total_of_word(const Panels<T>& panels, int64_t word,
-                                            int64_t column) const {
-    return load_as_double(totals + words(panels).element(word, column));
-  }
-
-  // Of the rows row .. row + 31.
-  void set_totals(const Panels<T>& panels, int64_t row) const {
-    if (totals == nullptr) return;
-    const Panels<T> of_words = words(panels);
-    for (int64_t panel = 0; panel < panels.count(); ++panel) {
-      const int64_t width = panels.width(panel);
-      for (int64_t c = 0; c < width; c += kLanes<T>) {
-        const T* from = x + panels.at(panel, row) + c;
-        Vec<T> sum{};
-        for (int64_t r = 0; r < 32; ++r) sum += load(from + r * width);
-        store(totals + of_words.at(panel, row / 32) + c, sum);
-      }
-    }
-  }
-};
-
 // What is summed: rows of L, or P, and with sample weights w and row weights u
 //
 //   w_j x_j and w_j;   w_j u_j x_j and w_j u_j (row weights only)
@@ -108,7 +79,7 @@ struct Selected {
                                  [&](int64_t d) { clear(panels, destination.begin + d, sums); });
     for_each_sum(panels, sources, sums,
                  [&](const Panels<T>& of, const Source<T>& source, const Sum& to) {
-                   selection.add(of, source.x, from.begin, to.of_rows, destination.begin);
+                   selection.add(of, source, from.begin, to.of_rows, destination.begin);
                  });
   }
 

@@ -6,7 +6,7 @@
 //
 //   rows nearly empty or nearly full   lists of the set, or of the missing bits     bit_lists.h
 //   others                             the method of Four Russians, or the matrix unit
-//                                                                       subset_sums.h, amx.h
+//                                                                       subset_sums.h, amx_sums.h
 //
 // A row that has nearly all of a word takes the word's total, and subtracts what is missing; one
 // that has nearly all of most words takes the total of those.
@@ -14,17 +14,16 @@
 
 namespace pairloss::cpu::PAIRLOSS_ISA {
 
+// Without the other ways there is nothing but lists: of the set bits, or else of the missing ones.
+#if defined(PAIRLOSS_AMX)
+constexpr bool kListsAll = false;
+#else
+constexpr bool kListsAll = !uses<Idea::subset_sums>;
+#endif
 // Up to so many entries in the lists of a block, listing is the fastest (measured). Making the
 // lists takes as long whatever is summed, and the other ways are the faster the fewer vectors a row
 // of the source has: of a single one, nothing is listed.
-#if defined(PAIRLOSS_AMX)
-constexpr bool kListsAll = false;
-constexpr int64_t kListedBits = 140;
-#else
-// Without subset sums there is nothing but lists: of the set bits, or else of the missing ones.
-constexpr bool kListsAll = !uses<Idea::subset_sums>;
 constexpr int64_t kListedBits = kListsAll ? 512 : 160;
-#endif
 constexpr int64_t listed_bits(int64_t vectors) {
   if (!uses<Idea::bit_lists>) return 0;
   if (kListsAll) return kListedBits;
@@ -111,36 +110,48 @@ class Selection {
   }
 
   // The same bits, for any source.
-  void add(const Panels<T>& panels, const T* source, int64_t source_row, T* destination,
+  void add(const Panels<T>& panels, const Source<T>& source, int64_t source_row, T* destination,
            int64_t destination_row) const {
     for (int64_t panel = 0; panel < (has_lists_ ? panels.count() : 0); ++panel) {
-      const T* from = source + panels.at(panel, source_row);
+      const T* from = source.x + panels.at(panel, source_row);
       T* to = destination + panels.at(panel, destination_row);
       for_vectors(panels.width(panel) / kLanes<T>,
                   [&](auto vectors) { add_lists<vectors>(from, to); });
     }
     if (any_dense_ == 0) return;
 #if defined(PAIRLOSS_AMX)
-    if constexpr (uses<Idea::matrix_unit> && std::is_same_v<T, float>) {
-      add_selected_by_amx(panels, source, source_row, {bits_, words_, rows_, dense_, any_dense_},
-                          destination, destination_row, scratch_.amx);
-      return;
-    }
+    MultipliedBits multiplied{bits_, words_, rows_, dense_, any_dense_, panels.count() > 1};
 #endif
     for (int64_t panel = 0; panel < panels.count(); ++panel) {
+      const int64_t width = panels.width(panel);
+      const T* from = source.x + panels.at(panel, source_row);
       T* to = destination + panels.at(panel, destination_row);
-      for (uint32_t left = any_dense_; left != 0; left &= left - 1) {
-        const int w = __builtin_ctz(left);
-        const T* from = source + panels.at(panel, source_row + w * 32);
-        for_vectors(panels.width(panel) / kLanes<T>, [&](auto n) {
-          add_by_tables<T, n>(from, bits_ + w, words_, rows_, dense_, uint32_t{1} << w, to,
-                              scratch_.tables);
-        });
+#if defined(PAIRLOSS_AMX)
+      if constexpr (kMultiplies<T>) {
+        const Panels<T> of_words = Source<T>::words(panels);
+        const FixedPoint fixed(source.largest + of_words.at(panel, source_row / 32), width,
+                               any_dense_);
+        if (fixed.fits) {
+          add_by_digits(from, width, multiplied, fixed, to, scratch_.amx);
+          continue;
+        }
       }
+#endif
+      for_vectors(width / kLanes<T>, [&](auto vectors) { add_dense<vectors>(from, to); });
     }
   }
 
  private:
+  // One panel, by tables.
+  template <int kVectors>
+  void add_dense(const T* source, T* destination) const {
+    for (uint32_t left = any_dense_; left != 0; left &= left - 1) {
+      const int w = __builtin_ctz(left);
+      add_by_tables<T, kVectors>(source + w * 32 * kVectors * kLanes<T>, bits_ + w, words_, rows_,
+                                 dense_, uint32_t{1} << w, destination, scratch_.tables);
+    }
+  }
+
   static bool is_full(int set) { return uses<Idea::totals> && set > 16; }
 
   // A block with more bits than are listed: dense, or with full rows. Returns how many of those.

@@ -295,13 +295,14 @@ void add_selected(const T* source, const uint32_t* bits, int64_t rows, int64_t w
                   int64_t columns, T* destination, int32_t* counts) {
   const int64_t padded_rows = round_up(rows, 32), source_rows = words * 32;
   const Panels<T> panels(padded_rows > source_rows ? padded_rows : source_rows, columns);
-  T *from, *to;
+  T *from, *to, *largest;
   int32_t* padded_counts;
   uint32_t* padded_bits;
   SelectionScratch<T> scratch;
   const auto lay_out = [&](Arena arena) {
     from = arena.take<T>(panels.size());
     to = arena.take<T>(panels.size());
+    largest = arena.take<T>(Source<T>::words(panels).size());
     padded_counts = arena.take<int32_t>(padded_rows);
     padded_bits = arena.take<uint32_t>(padded_rows * words);
     scratch.lay_out(arena, kLargestTile);
@@ -319,7 +320,9 @@ void add_selected(const T* source, const uint32_t* bits, int64_t rows, int64_t w
   };
   const Selection<T> selection(padded_bits, words, rows, panels.columns, scratch, padded_counts,
                                clear);
-  selection.add(panels, from, 0, to, 0);
+  const Source<T> of_bits{from, nullptr, largest};
+  for (int64_t i = 0; i < source_rows; i += 32) of_bits.set_word(panels, i);
+  selection.add(panels, of_bits, 0, to, 0);
   from_panels(panels, to, rows, columns, destination);
   __builtin_memcpy(counts, padded_counts, rows * sizeof(int32_t));
 }
