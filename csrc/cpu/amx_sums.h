@@ -44,7 +44,7 @@ struct MultipliedBits {
   int64_t words, rows;
   const uint32_t* groups;  // per 32 rows: mask of words
   uint32_t any;            // of all groups
-  bool expand_once;        // into the scratch's groups, for several panels; else all into the first
+  bool has_panels;         // several: each group's bits are kept, else one place serves them all
   bool are_expanded = false;
   uint32_t steps[kLargestTile / 32] = {};  // per group: that have any
 };
@@ -211,7 +211,7 @@ inline void add_by_digits(const float* source, int64_t width, MultipliedBits& x,
   };
   for (int64_t d = 0; d < x.rows; d += 32) {
     if (x.groups[d / 32] == 0) continue;
-    uint8_t* const bits = scratch.bits + (x.expand_once ? d / 32 * of_group : 0);
+    uint8_t* const bits = scratch.bits + (x.has_panels ? d / 32 * of_group : 0);
     uint32_t& steps = x.steps[d / 32];
     if (!x.are_expanded) steps = expand_bits(x.bits + d * x.words, x.words, x.groups[d / 32], bits);
     for (int64_t vector = 0; vector * 16 < width; ++vector) {
@@ -223,7 +223,7 @@ inline void add_by_digits(const float* source, int64_t width, MultipliedBits& x,
     }
   }
   finish();
-  x.are_expanded = x.expand_once;
+  x.are_expanded = true;
 }
 
 }  // namespace pairloss::cpu::PAIRLOSS_ISA

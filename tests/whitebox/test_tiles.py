@@ -230,15 +230,15 @@ def test_selected_sums_of_few_last_columns(
 @pytest.mark.parametrize("largest", [2e-30, 1.0, 255.0, 257.0, 1e4])
 def test_selected_sums_of_uneven_rows(whitebox: ModuleType, isa: int, largest: float) -> None:
     """The matrix unit's floats are 26 bits of the largest in their column, where that is below 256;
-    one column beyond it, and the tile goes through tables."""
+    one column beyond it, and the tile goes through tables. Most sums are without the largest."""
     rng = np.random.default_rng(int(largest))
-    source = (largest * 10.0 ** rng.uniform(-8, 0, (256, 40))).astype(np.float32)
+    source = (largest * 10.0 ** rng.uniform(-8, -3, (256, 40))).astype(np.float32)
     source *= rng.choice([-1.0, 1.0], source.shape)
     source[rng.integers(256, size=40), np.arange(40)] = largest
     source[:, 11] = 0.0
     source[:, 12] = largest
     source[:, 13] = -largest
-    bits = rng.random((256, 256)) < 0.5
+    bits = rng.random((256, 256)) < 0.3
     bits[9] = True
     zeros = np.zeros(256, np.int32)
     sums, _ = whitebox.add_selected(
