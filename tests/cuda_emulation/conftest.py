@@ -20,9 +20,8 @@ WAYS = ["small", "fma"] if SANITIZE else ["small", "fma", "tensor", "certified"]
 
 @pytest.fixture(params=WAYS)
 def each_way(kernels: Kernels, request: pytest.FixtureRequest) -> Kernels:
-    """Small batches have a kernel of their own; the tiled ones, which for many classes use the
-    tensor cores, must be right for them, too, and so must those that order the rows first and skip
-    certain tiles."""
+    """Small batches have a kernel of their own; the tiled ones must be right for them, too, and so
+    must those that order the rows first and skip certain tiles."""
     if request.param == "small":
         return kernels
     if request.param == "certified":
