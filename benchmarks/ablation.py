@@ -161,8 +161,11 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     chosen = SUBJECTS[arguments.subject](arguments.threads)
-    if arguments.variants:
-        chosen = {name: chosen[name] for name in arguments.variants}
+    for name in arguments.variants or ():
+        if name not in chosen:
+            print(f"--variants: expected some of {', '.join(chosen)}; got {name!r}", file=sys.stderr)
+            return 2
+    chosen = {name: chosen[name] for name in arguments.variants or chosen}
     chosen = {
         name: replace(variant, processor_time=arguments.processor_time)
         for name, variant in chosen.items()

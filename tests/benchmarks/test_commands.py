@@ -98,6 +98,12 @@ def test_ablation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [result.method for result in Record.load(path).results] == ["pairloss", "default"]
 
 
+def test_ablation_of_an_unknown_variant(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ablation.main(["processor", "--variants", "default", "sse9"]) == 2
+    assert "avx2, default" in (message := capsys.readouterr().err)
+    assert "got 'sse9'" in message
+
+
 def test_table_of_an_ablation() -> None:
     seconds = {"pairloss": 1e-3, "without lists": 2e-3, "pairloss, avx512": 4e-3}
     seconds["without tables, avx512"] = 5e-3
