@@ -163,7 +163,8 @@ def main(argv: list[str] | None = None) -> int:
     chosen = SUBJECTS[arguments.subject](arguments.threads)
     for name in arguments.variants or ():
         if name not in chosen:
-            print(f"--variants: expected some of {', '.join(chosen)}; got {name!r}", file=sys.stderr)
+            expected = ", ".join(chosen)
+            print(f"--variants: expected some of {expected}; got {name!r}", file=sys.stderr)
             return 2
     chosen = {name: chosen[name] for name in arguments.variants or chosen}
     chosen = {
