@@ -65,15 +65,8 @@ def check(
 
 @pytest.mark.parametrize("case", GRID, ids=str)
 def test_equals_the_truth(kernels: Kernels, case: Case) -> None:
-    # The emulated tensor cores are slow under sanitizers; test_tensor_*.py have them for those.
-    arithmetic = "fma" if SANITIZE else "tensor"
     batch = cases.make(case)
-    check(
-        Kernels(kernels.library, tiled=True, arithmetic=arithmetic),
-        batch.logits,
-        batch.labels,
-        batch.truth,
-    )
+    check(Kernels(kernels.library, tiled=True), batch.logits, batch.labels, batch.truth)
 
 
 @pytest.mark.parametrize("case", SMALL[:: 3 if SANITIZE else 1], ids=str)
