@@ -50,11 +50,6 @@ PAIRLOSS_INLINE __m512 round_to_bfloat16(__m512 x) {
   return (__m512)_mm512_slli_epi32(halves, 16);
 }
 
-// [column][2] of bfloat16 from two rows that hold nothing else.
-PAIRLOSS_INLINE __m512i interleave(__m512 even, __m512 odd) {
-  return _mm512_or_si512(_mm512_srli_epi32((__m512i)even, 16), (__m512i)odd);
-}
-
 // The bounds of certificates.h are columns of B-tiles.
 struct AmxBounds {
   Units units;
