@@ -27,7 +27,7 @@ def output(*command: str) -> str:
         stdout=subprocess.PIPE,
         check=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     return run.stdout
 

@@ -154,7 +154,7 @@ class Losses(Dataset):
 def test_data_loader_worker() -> None:
     expected = [Losses()[i] for i in range(4)]
     loader = DataLoader(
-        Losses(), batch_size=None, num_workers=1, multiprocessing_context="fork", timeout=60
+        Losses(), batch_size=None, num_workers=1, multiprocessing_context="fork", timeout=600
     )
     assert_identical(list(loader), expected)
 

@@ -91,26 +91,26 @@ def test_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_budget_ends_for_competitors_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    options = replace(OPTIONS, budget=5.0)
+    options = replace(OPTIONS, budget=60.0)
     competitor = replace(METHODS["eager"], name="late", baseline=False, pilot=True)
     monkeypatch.setattr(runner, "METHODS", {**METHODS, "late": competitor})
     methods = [competitor, METHODS["eager"]]
     in_time = runner.run_case(CASE, methods, options, start=time.monotonic())
     assert all(result.seconds for result in in_time)
-    late, eager_result = runner.run_case(CASE, methods, options, start=time.monotonic() - 6.0)
-    assert late.problem == "the run's budget of 5 s was used up" and not late.seconds
+    late, eager_result = runner.run_case(CASE, methods, options, start=time.monotonic() - 61.0)
+    assert late.problem == "the run's budget of 60 s was used up" and not late.seconds
     assert eager_result.seconds
 
 
 def test_what_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "LONGEST_START", 0.1)
+    monkeypatch.setattr(runner, "LONGEST_START", 3.0)
 
     def hangs() -> Loss:
-        time.sleep(60)
+        time.sleep(600)
         return eager
 
     result, _ = run(monkeypatch, Method("hanging", hangs))
-    assert result.problem == "took more than 0.1 s to start"
+    assert result.problem == "took more than 3 s to start"
 
 
 def test_methods_for_a_device() -> None:

@@ -165,7 +165,7 @@ def main(store: str, rank: int, world: int, folder: str) -> None:
         init_method=f"file://{store}",
         rank=rank,
         world_size=world,
-        timeout=timedelta(seconds=60),
+        timeout=timedelta(seconds=300),
     )
     results: dict[Any, Any] = {}
     for size in range(1, world + 1):

@@ -35,7 +35,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[Any, Any]]:
         for rank in range(WORLD)
     ]
     try:
-        until = time.monotonic() + 120
+        until = time.monotonic() + 600
         # One that fails leaves the others waiting for it.
         while any(p.poll() is None for p in running) and not any(p.poll() for p in running):
             assert time.monotonic() < until, "the ranks hang"

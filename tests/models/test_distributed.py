@@ -39,7 +39,7 @@ def test_two_processes_train_as_one(tmp_path, monkeypatch, capsys):
         for name, value in {**world, "RANK": "0", "LOCAL_RANK": "0"}.items():
             patch.setenv(name, value)
         assert cluster.main(arguments) == 0
-    printed, _ = other.communicate(timeout=60)
+    printed, _ = other.communicate(timeout=600)
     assert (other.returncode, printed) == (0, "")
     assert "report.html shows it all" in capsys.readouterr().out
     assert cluster.main([*TINY, "--out", str(tmp_path / "one")]) == 0

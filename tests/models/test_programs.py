@@ -1,11 +1,9 @@
 """The programs from their command lines: training, SIGKILL, warm start, scoring, errors."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -70,24 +68,27 @@ def test_warm_start_and_evaluation(clustered, tmp_path, capsys):
 
 def test_killed_and_resumed_is_the_same_run_to_the_bit(clustered, tmp_path):
     arguments = [*TINY, "--recipe", "table10-cifar10", "--out", str(tmp_path)]
-    # Another process, slow enough to be killed in the middle of its second epoch.
+    checkpoint = tmp_path / "checkpoint.pt"
+    # Another process, which is killed in the middle of its second epoch.
     program = (
-        "import sys, time\n"
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "import torch\n"
         "from models import cluster, objectives\n"
         "step = objectives.PairObjective.__call__\n"
-        "def slow(self, outputs, labels):\n"
-        "    time.sleep(0.1)\n"
+        "checkpoint, steps = Path(sys.argv[1]), 0\n"
+        "def step_or_die(self, outputs, labels):\n"
+        "    global steps\n"
+        "    if checkpoint.exists() and torch.load(checkpoint, weights_only=True)['history']:\n"
+        "        steps += 1\n"
+        "    if steps == 3:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return step(self, outputs, labels)\n"
-        "objectives.PairObjective.__call__ = slow\n"
-        "cluster.main(sys.argv[1:])\n"
+        "objectives.PairObjective.__call__ = step_or_die\n"
+        "cluster.main(sys.argv[2:])\n"
     )
-    with subprocess.Popen([sys.executable, "-c", program, *arguments], cwd=ROOT) as process:
-        checkpoint = tmp_path / "checkpoint.pt"
-        for _ in range(1200):
-            time.sleep(0.05)
-            if checkpoint.exists() and torch.load(checkpoint, weights_only=True)["history"]:
-                break
-        os.kill(process.pid, signal.SIGKILL)
+    command = [sys.executable, "-c", program, str(checkpoint), *arguments]
+    process = subprocess.run(command, cwd=ROOT)
     assert process.returncode == -signal.SIGKILL
     assert len(torch.load(checkpoint, weights_only=True)["history"]) == 1
     assert not (tmp_path / "results.json").exists()
