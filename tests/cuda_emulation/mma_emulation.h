@@ -51,13 +51,17 @@ struct Multiplication {
 template <int kDepth>
 void add_product(Multiplication* const (&lanes)[kWarpSize], const float (&a)[16][kDepth],
                  const float (&b)[kDepth][8]) {
-  for (int lane = 0; lane < kWarpSize; ++lane) {
-    for (int i = 0; i < 4; ++i) {
-      const int row = lane / 4 + i / 2 * 8, column = 2 * (lane % 4) + i % 2;
-      double sum = lanes[lane]->d[i];
-      for (int k = 0; k < kDepth; ++k) sum += static_cast<double>(a[row][k]) * b[k][column];
-      lanes[lane]->d[i] = toward_zero(sum);
+  for (int row = 0; row < 16; ++row) {
+    const auto at = [&](int column) -> float& {
+      return lanes[row % 8 * 4 + column / 2]->d[row / 8 * 2 + column % 2];
+    };
+    double sums[8];
+    for (int column = 0; column < 8; ++column) sums[column] = at(column);
+    for (int k = 0; k < kDepth; ++k) {
+      const double factor = a[row][k];
+      for (int column = 0; column < 8; ++column) sums[column] += factor * b[k][column];
     }
+    for (int column = 0; column < 8; ++column) at(column) = toward_zero(sums[column]);
   }
 }
 
