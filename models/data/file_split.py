@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -83,10 +83,14 @@ class FileSplit(Split):
         )
         with worker_failures():
             iterator = iter(loader)
-        for _ in batches:
-            with worker_failures():
-                images = _next(iterator)
-            yield images
+        try:
+            for _ in batches:
+                with worker_failures():
+                    images = _next(iterator)
+                yield images
+        except DataError:
+            _shut_down(iterator)
+            raise
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,15 @@ def _next(iterator: Iterator[Tensor]) -> Tensor:
     except DataError as error:
         # From a worker the message comes with the worker's traceback in front.
         raise DataError(str(error).rpartition("DataError: ")[2].strip()) from error
+
+
+def _shut_down(iterator: Iterator[Tensor]) -> None:
+    """Ends the workers now, so that PyTorch's report of a dead one, which may be on its way still,
+    does not strike while the error that is known already is dealt with."""
+    shut_down = getattr(iterator, "_shutdown_workers", None)  # of a loader that has workers
+    if shut_down is not None:
+        with suppress(RuntimeError):  # the report
+            shut_down()
 
 
 def _dead_worker(error: Exception) -> DataError:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -142,6 +143,26 @@ def test_a_dead_worker_is_reported(split):
     message = r"process that reads images died.*(\n.*)*workers=0"
     with pytest.raises(DataError, match=message), worker_failures():
         list(dying.batches(3))
+
+
+class KilledLater:
+    def __fspath__(self):
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_death_that_is_known_is_not_reported_again(split, monkeypatch):
+    def fails(iterator):
+        raise DataError("known")
+
+    dying = replace(split, paths=(*split.paths[:8], KilledLater()), workers=1)
+    batches = dying.batches(3)
+    next(batches), next(batches)
+    monkeypatch.setattr(file_split, "_next", fails)
+    with pytest.raises(DataError, match="^known$") as error:
+        next(batches)
+    time.sleep(1.0)  # where PyTorch's report would strike
+    assert error.traceback  # which keeps the loader alive
 
 
 @pytest.mark.parametrize("error", [EOFError(), ConnectionResetError("reset by peer")])
