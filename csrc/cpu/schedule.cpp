@@ -9,8 +9,18 @@ struct Blocks {
   int64_t row, column;
 };
 
-// Tile `at` of a step of rows x columns, in Latin-square order.
-Blocks latin_square(int64_t step, int64_t at, int64_t rows, int64_t columns) {
+// Tile `at` of a step over the blocks of one batch, in the order of a Latin square that halves
+// itself as often as it can: the Cayley table of Z_2^n x Z_m, where blocks = 2^n m. Until half of
+// the steps are done, each half of the rows has the columns of the other half, then its own; and
+// within these likewise.
+Blocks halving_latin_square(int64_t step, int64_t at, int64_t blocks) {
+  const int64_t parts = blocks & -blocks, m = blocks / parts;
+  const int64_t part = at / m ^ (parts - 1 - step / m);
+  return {at, part * m + (at + 1 + step) % m};
+}
+
+// Tile `at` of a step of rows x columns.
+Blocks cyclic_latin_square(int64_t step, int64_t at, int64_t rows, int64_t columns) {
   return rows <= columns ? Blocks{at, (at + step) % columns} : Blocks{(at + step) % rows, at};
 }
 
@@ -45,12 +55,12 @@ bool Schedule::next(int64_t worker, Tile& tile) {
   const int64_t step = taken_ / side_, at = take_of_step(worker);
   Blocks blocks;
   if (ref_blocks_ == 0) {
-    blocks = latin_square(step, at, batch_blocks_, batch_blocks_);
+    blocks = halving_latin_square(step, at, batch_blocks_);
   } else if (const int64_t crossing = std::max(batch_blocks_, ref_blocks_); step < crossing) {
-    blocks = latin_square(step, at, batch_blocks_, ref_blocks_);
+    blocks = cyclic_latin_square(step, at, batch_blocks_, ref_blocks_);
     blocks.column += batch_blocks_;
   } else {
-    blocks = latin_square(step - crossing, at, ref_blocks_, batch_blocks_);
+    blocks = cyclic_latin_square(step - crossing, at, ref_blocks_, batch_blocks_);
     blocks.row += batch_blocks_;
   }
   tile = {blocks.row, blocks.column, handed_out_[blocks.row]++,

@@ -2,13 +2,19 @@
 //
 // A tile (R, C) adds to accumulators of its rows R and to others of its columns C. Sums of floats
 // depend on their order, so every block must receive its addends in one fixed order, whichever
-// thread computes them. The tiles are taken in Latin-square order: step s works on (R, R + s mod B)
-// for all R, so within a step no two tiles share a row block or a column block, and threads seldom
-// wait for each other. Within a step a worker takes the rows R that are its own first, whose
-// accumulators it then has in its cache; the order of a block's tiles is the same. A tile is told,
-// when it is handed out, how many tiles added to each of its blocks before it; a counter per block
-// holds back one that comes too early. The tile that is waited for has always been handed out
-// before: there is no deadlock, also when one thread does everything.
+// thread computes them. The tiles are taken in the order of a Latin square: a step works on one
+// tile of every row block R, no two of which share a column block, and threads seldom wait for each
+// other. Within a step a worker takes the rows R that are its own first, whose accumulators it then
+// has in its cache; the order of a block's tiles is the same.
+//
+// Of all Latin squares this is one by which the accumulators of a column block move between two,
+// four or eight workers as seldom as can be, and end with the worker who finishes the same rows.
+// Its last step is the diagonal, whose tiles have the similar pairs, and so the least to do: at the
+// end nobody waits long for the others.
+//
+// A tile is told, when it is handed out, how many tiles added to each of its blocks before it; a
+// counter per block holds back one that comes too early. The tile that is waited for has always
+// been handed out before: there is no deadlock, also when one thread does everything.
 #pragma once
 
 #include <atomic>

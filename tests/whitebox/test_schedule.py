@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from types import ModuleType
 
 import pytest
@@ -33,6 +34,25 @@ def test_neighbouring_tiles_share_no_block(
     for at in range(0, len(tiles), side):
         rows, columns = zip(*tiles[at : at + side], strict=True)
         assert len(set(rows)) == len(set(columns)) == side
+
+
+@pytest.mark.parametrize(("blocks", "workers"), [(2, 2), (4, 2), (6, 2), (40, 2), (8, 4), (16, 8)])
+def test_columns_seldom_move_between_workers(
+    whitebox: ModuleType, blocks: int, workers: int
+) -> None:
+    """Of as many rows each: from each worker to the next one once, the last of which owns them."""
+    tiles = whitebox.all_tiles(blocks, 0, 1, [0])
+    for block in range(blocks):
+        owners = [row * workers // blocks for row, column in tiles if column == block]
+        moves = sum(before != after for before, after in itertools.pairwise(owners))
+        assert moves == workers - 1
+        assert owners[-1] == block * workers // blocks
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 5, 6, 8])
+def test_the_diagonal_comes_last(whitebox: ModuleType, blocks: int) -> None:
+    tiles = whitebox.all_tiles(blocks, 0, 1, [0])
+    assert tiles[-blocks:] == [(block, block) for block in range(blocks)]
 
 
 @pytest.mark.parametrize("how", ["threads", "serial", "reversed"])
