@@ -9,7 +9,8 @@
 //   v = (d3 128 + d2) 128^2 + (d1 128 + d0),  -64 <= d < 64.
 //
 // The bits times d0, and 128 times the bits times d1, are summed exactly as one; so are those times
-// d2 and d3. A column is as wide as the tile's rows make it: where that is too wide for its smaller
+// d2 and d3. A last vector of four columns or less has its four digits side by side, as one
+// product. A column is as wide as the tile's rows make it: where that is too wide for its smaller
 // elements, the method of Four Russians does the work (subset_sums.h).
 //
 // Tiles in memory: 1 KiB, 16 rows of 64 bytes. A-tiles hold the bits of 16 destination rows as 0
@@ -23,7 +24,8 @@ namespace pairloss::cpu::PAIRLOSS_ISA {
 constexpr int64_t kTileBytes = 1024;
 constexpr int64_t kSumDepth = 64;  // source rows of a step: two words of bits
 constexpr int64_t kDigits = 4;
-constexpr int64_t kBlockSums = 2 * 32 * 16;  // of 32 destination rows and 16 columns
+constexpr int64_t kBlockSums = 2 * 32 * 16;     // of 32 destination rows and 16 columns
+constexpr int64_t kMostAbreast = 16 / kDigits;  // columns that have their digits in one tile
 
 // Scratch of one worker.
 struct AmxScratch {
@@ -125,6 +127,24 @@ PAIRLOSS_INLINE void split_word(const float* source, int64_t width, __m512 facto
   }
 }
 
+// The same of a vector of kMostAbreast columns: half a B-tile of columns [digit][column].
+PAIRLOSS_INLINE void split_word_abreast(const float* source, int64_t width, __m512 factor,
+                                        uint8_t* to) {
+  // From [row][column][digit] to [digit][column][row].
+  alignas(64) uint8_t place[64];
+  for (int i = 0; i < 64; ++i) place[i] = static_cast<uint8_t>(i % 4 * 16 + i / 4 % 4 * 4 + i / 16);
+  const __m512i transposed = _mm512_load_si512(place);
+  const __m512 factors = _mm512_broadcast_f32x4(_mm512_castps512_ps128(factor));
+  for (int64_t group = 0; group < 8; ++group, source += 4 * width, to += 64) {
+    __m512 rows = _mm512_castps128_ps512(_mm_loadu_ps(source));
+    rows = _mm512_insertf32x4(rows, _mm_loadu_ps(source + width), 1);
+    rows = _mm512_insertf32x4(rows, _mm_loadu_ps(source + 2 * width), 2);
+    rows = _mm512_insertf32x4(rows, _mm_loadu_ps(source + 3 * width), 3);
+    const __m512i digits = digits_of(_mm512_cvtps_epi32(rows * factors));
+    _mm512_storeu_si512(to, _mm512_permutexvar_epi8(transposed, digits));
+  }
+}
+
 // The bits of 32 destination rows as bytes; those of other words than `wanted` as 0. Returns the
 // steps that have any.
 PAIRLOSS_INLINE uint32_t expand_bits(const uint32_t* bits, int64_t words, uint32_t wanted,
@@ -174,6 +194,37 @@ PAIRLOSS_INLINE void multiply_digits(const uint8_t* bits, const uint8_t* digits,
   _tile_stored(3, sums + 768, 64);
 }
 
+// The same of digits that lie abreast: [steps in turn: two][32 destination rows][digit][column].
+PAIRLOSS_INLINE void multiply_digits_abreast(const uint8_t* bits, const uint8_t* digits,
+                                             uint32_t steps, int32_t* sums) {
+  before_tile_loads();
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  const auto load_step = [&] {
+    const int64_t step = __builtin_ctz(steps);
+    const uint8_t* const a = bits + step * 4 * kTileBytes;
+    _tile_loadd(4, a, 64);
+    _tile_loadd(5, a + kTileBytes, 64);
+    _tile_loadd(6, digits + step * kDigits * kTileBytes, 64);
+    steps &= steps - 1;
+  };
+  while (steps != 0) {
+    load_step();
+    _tile_dpbusd(0, 4, 6);
+    _tile_dpbusd(1, 5, 6);
+    if (steps == 0) break;
+    load_step();
+    _tile_dpbusd(2, 4, 6);
+    _tile_dpbusd(3, 5, 6);
+  }
+  _tile_stored(0, sums, 64);
+  _tile_stored(1, sums + 256, 64);
+  _tile_stored(2, sums + 512, 64);
+  _tile_stored(3, sums + 768, 64);
+}
+
 // destination[r] += the sums, put together.
 PAIRLOSS_INLINE void add_sums(const int32_t* sums, __m512 inverse, int64_t rows, float* destination,
                               int64_t width) {
@@ -185,19 +236,42 @@ PAIRLOSS_INLINE void add_sums(const int32_t* sums, __m512 inverse, int64_t rows,
   }
 }
 
+// The same of digits that lie abreast.
+PAIRLOSS_INLINE void add_sums_abreast(const int32_t* sums, __m512 inverse, int64_t rows,
+                                      float* destination, int64_t width) {
+  constexpr int kNeighbours = 0b10110001;                     // of 4 lanes each, 1 0 3 2
+  const __m512i shifts = _mm512_maskz_set1_epi32(0xf0f0, 7);  // of d1 and d3
+  const __m128 low_unit = _mm512_castps512_ps128(inverse), high_unit = low_unit * (128.0f * 128.0f);
+  for (int64_t r = 0; r < rows; ++r, sums += 16, destination += width) {
+    const __m512i digits = _mm512_sllv_epi32(
+        _mm512_add_epi32(_mm512_loadu_si512(sums), _mm512_loadu_si512(sums + kBlockSums / 2)),
+        shifts);
+    const __m512 both = _mm512_cvtepi32_ps(
+        _mm512_add_epi32(digits, _mm512_shuffle_i32x4(digits, digits, kNeighbours)));
+    const __m128 low = _mm512_castps512_ps128(both), high = _mm512_extractf32x4_ps(both, 2);
+    _mm_storeu_ps(destination, _mm_loadu_ps(destination) + (high * high_unit + low * low_unit));
+  }
+}
+
 // destination[d] += sum over the set bits of source, in one panel: both from the tile's first row
-// on.
-inline void add_by_digits(const float* source, int64_t width, MultipliedBits& x,
+// on. columns: but for the padding.
+inline void add_by_digits(const float* source, int64_t width, int64_t columns, MultipliedBits& x,
                           const FixedPoint& fixed, float* destination, const AmxScratch& scratch) {
   const TileSession session;
   const int64_t steps_of_all = (x.words + 1) / 2, of_vector = steps_of_all * kDigits * kTileBytes;
   const int64_t of_group = steps_of_all * 4 * kTileBytes;
+  const auto is_abreast = [&](int64_t vector) { return columns - vector * 16 <= kMostAbreast; };
   for (int64_t vector = 0; vector * 16 < width; ++vector) {
     for (uint32_t left = x.any; left != 0; left &= left - 1) {
       const int64_t w = __builtin_ctz(left);
-      split_word(source + w * 32 * width + vector * 16, width, fixed.factor[vector],
-                 scratch.digits + vector * of_vector + w / 2 * kDigits * kTileBytes +
-                     w % 2 * kTileBytes / 2);
+      const float* const from = source + w * 32 * width + vector * 16;
+      uint8_t* const to = scratch.digits + vector * of_vector + w / 2 * kDigits * kTileBytes +
+                          w % 2 * kTileBytes / 2;
+      if (is_abreast(vector)) {
+        split_word_abreast(from, width, fixed.factor[vector], to);
+      } else {
+        split_word(from, width, fixed.factor[vector], to);
+      }
     }
   }
   // One block behind: the vector units finish a block while the matrix unit multiplies the next.
@@ -206,8 +280,12 @@ inline void add_by_digits(const float* source, int64_t width, MultipliedBits& x,
   const auto finish = [&] {
     if (ready_row < 0) return;
     const int64_t rows = x.rows - ready_row < 32 ? x.rows - ready_row : 32;
-    add_sums(ready, fixed.inverse[ready_vector], rows,
-             destination + ready_row * width + ready_vector * 16, width);
+    float* const to = destination + ready_row * width + ready_vector * 16;
+    if (is_abreast(ready_vector)) {
+      add_sums_abreast(ready, fixed.inverse[ready_vector], rows, to, width);
+    } else {
+      add_sums(ready, fixed.inverse[ready_vector], rows, to, width);
+    }
   };
   for (int64_t d = 0; d < x.rows; d += 32) {
     if (x.groups[d / 32] == 0) continue;
@@ -215,7 +293,12 @@ inline void add_by_digits(const float* source, int64_t width, MultipliedBits& x,
     uint32_t& steps = x.steps[d / 32];
     if (!x.are_expanded) steps = expand_bits(x.bits + d * x.words, x.words, x.groups[d / 32], bits);
     for (int64_t vector = 0; vector * 16 < width; ++vector) {
-      multiply_digits(bits, scratch.digits + vector * of_vector, steps, sums);
+      const uint8_t* const digits = scratch.digits + vector * of_vector;
+      if (is_abreast(vector)) {
+        multiply_digits_abreast(bits, digits, steps, sums);
+      } else {
+        multiply_digits(bits, digits, steps, sums);
+      }
       finish();
       int32_t* const spare = ready;
       ready = sums, sums = spare;

@@ -132,7 +132,8 @@ class Selection {
         const FixedPoint fixed(source.largest + of_words.at(panel, source_row / 32), width,
                                any_dense_);
         if (fixed.fits) {
-          add_by_digits(from, width, multiplied, fixed, to, scratch_.amx);
+          const int64_t columns = panels.k - panel * Panels<T>::kWidth;
+          add_by_digits(from, width, columns, multiplied, fixed, to, scratch_.amx);
           continue;
         }
       }

@@ -219,7 +219,7 @@ def test_selected_sums(
 
 @pytest.mark.parametrize("kind", ["few", "half", "mixed"])
 @pytest.mark.parametrize(("rows", "words"), [(31, 2), (65, 3), (256, 8)])
-@pytest.mark.parametrize("columns", [1, 2, 5, 6, 33, 34, 37, 38, 69])
+@pytest.mark.parametrize("columns", [1, 2, 4, 5, 6, 34, 35, 36, 37, 68, 69])
 def test_selected_sums_of_few_last_columns(
     whitebox: ModuleType, isa: int, columns: int, rows: int, words: int, kind: str
 ) -> None:
