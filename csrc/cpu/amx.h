@@ -44,6 +44,15 @@ PAIRLOSS_INLINE void multiply_tiles_2x2() {
 // The compiler does not know that tile loads read memory: everything must have been stored by then.
 PAIRLOSS_INLINE void before_tile_loads() { asm volatile("" ::: "memory"); }
 
+// Tiles 0 to 3 begin at 0, and loads may follow.
+PAIRLOSS_INLINE void begin_sums() {
+  before_tile_loads();
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+}
+
 // 16 floats rounded to bfloat16, in the upper halves: floats themselves.
 PAIRLOSS_INLINE __m512 round_to_bfloat16(__m512 x) {
   const __m512i halves = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(x));
@@ -380,11 +389,7 @@ struct AmxTiles {
 
   // hi hi + hi lo + lo hi of 32 rows and 32 columns, summed over some steps, in tiles 0 to 3.
   PAIRLOSS_INLINE void multiply(int64_t row, int64_t column, int64_t first, int64_t last) const {
-    before_tile_loads();
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
+    begin_sums();
     const int64_t next = steps * 2 * kTileElements;  // to the next group of 16 rows
     const uint16_t *a = p_tile(row, first), *b = l_tile(column, first);
     const auto load_a = [&](int64_t part) {

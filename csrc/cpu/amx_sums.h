@@ -127,13 +127,22 @@ PAIRLOSS_INLINE void split_word(const float* source, int64_t width, __m512 facto
   }
 }
 
+// From [row][column][digit] to [digit][column][row], of four each.
+struct DigitsFirst {
+  alignas(64) uint8_t from[64];
+
+  constexpr DigitsFirst() : from() {
+    for (int i = 0; i < 64; ++i) {
+      from[i] = static_cast<uint8_t>(i % 4 * 16 + i / 4 % 4 * 4 + i / 16);
+    }
+  }
+};
+inline constexpr DigitsFirst kDigitsFirst;
+
 // The same of a vector of kMostAbreast columns: half a B-tile of columns [digit][column].
 PAIRLOSS_INLINE void split_word_abreast(const float* source, int64_t width, __m512 factor,
                                         uint8_t* to) {
-  // From [row][column][digit] to [digit][column][row].
-  alignas(64) uint8_t place[64];
-  for (int i = 0; i < 64; ++i) place[i] = static_cast<uint8_t>(i % 4 * 16 + i / 4 % 4 * 4 + i / 16);
-  const __m512i transposed = _mm512_load_si512(place);
+  const __m512i transposed = _mm512_load_si512(kDigitsFirst.from);
   const __m512 factors = _mm512_broadcast_f32x4(_mm512_castps512_ps128(factor));
   for (int64_t group = 0; group < 8; ++group, source += 4 * width, to += 64) {
     __m512 rows = _mm512_castps128_ps512(_mm_loadu_ps(source));
@@ -166,14 +175,18 @@ PAIRLOSS_INLINE uint32_t expand_bits(const uint32_t* bits, int64_t words, uint32
   return steps;
 }
 
+// Tiles 0 to 3, one behind the other.
+PAIRLOSS_INLINE void store_digit_sums(int32_t* sums) {
+  _tile_stored(0, sums, 64);
+  _tile_stored(1, sums + 256, 64);
+  _tile_stored(2, sums + 512, 64);
+  _tile_stored(3, sums + 768, 64);
+}
+
 // The sums of 32 destination rows and one vector of columns.
 PAIRLOSS_INLINE void multiply_digits(const uint8_t* bits, const uint8_t* digits, uint32_t steps,
                                      int32_t* sums) {
-  before_tile_loads();
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
+  begin_sums();
   for (; steps != 0; steps &= steps - 1) {
     const int64_t step = __builtin_ctz(steps);
     const uint8_t *a = bits + step * 4 * kTileBytes, *b = digits + step * kDigits * kTileBytes;
@@ -188,20 +201,13 @@ PAIRLOSS_INLINE void multiply_digits(const uint8_t* bits, const uint8_t* digits,
       _tile_dpbusd(3, 5, 7);
     }
   }
-  _tile_stored(0, sums, 64);
-  _tile_stored(1, sums + 256, 64);
-  _tile_stored(2, sums + 512, 64);
-  _tile_stored(3, sums + 768, 64);
+  store_digit_sums(sums);
 }
 
 // The same of digits that lie abreast: [steps in turn: two][32 destination rows][digit][column].
 PAIRLOSS_INLINE void multiply_digits_abreast(const uint8_t* bits, const uint8_t* digits,
                                              uint32_t steps, int32_t* sums) {
-  before_tile_loads();
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
+  begin_sums();
   const auto load_step = [&] {
     const int64_t step = __builtin_ctz(steps);
     const uint8_t* const a = bits + step * 4 * kTileBytes;
@@ -219,10 +225,7 @@ PAIRLOSS_INLINE void multiply_digits_abreast(const uint8_t* bits, const uint8_t*
     _tile_dpbusd(2, 4, 6);
     _tile_dpbusd(3, 5, 6);
   }
-  _tile_stored(0, sums, 64);
-  _tile_stored(1, sums + 256, 64);
-  _tile_stored(2, sums + 512, 64);
-  _tile_stored(3, sums + 768, 64);
+  store_digit_sums(sums);
 }
 
 // destination[r] += the sums, put together.

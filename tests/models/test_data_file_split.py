@@ -145,10 +145,10 @@ def test_a_dead_worker_is_reported(split):
         list(dying.batches(3))
 
 
-class KilledLater:
+class KilledLater(KilledByReading):
     def __fspath__(self):
         time.sleep(0.5)
-        os.kill(os.getpid(), signal.SIGKILL)
+        super().__fspath__()
 
 
 def test_a_death_that_is_known_is_not_reported_again(split, monkeypatch):
