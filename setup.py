@@ -168,7 +168,8 @@ def library(
     strip = [] if DEBUG else ["-Wl,--strip-all"]
     # Error messages name csrc/..., wherever that was.
     host = [f"-ffile-prefix-map={ROOT}/=", f"-ffile-prefix-map={torch_folder}/include/="]
-    host += ["-Wall", "-Wextra", "-fvisibility=hidden"]
+    # GCC tells how vectors are passed between functions; all of ours that have any are inlined.
+    host += ["-Wall", "-Wextra", "-Wno-psabi", "-fvisibility=hidden"]
     cxx, nvcc = [*both, *host], []
     libraries, library_dirs = ["torch_cpu", "c10"], [str(torch_folder / "lib")]
     if toolkit:

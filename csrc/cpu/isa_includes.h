@@ -11,7 +11,16 @@
 #include <type_traits>
 #include <vector>
 #if defined(__x86_64__)
+// GCC 12 warns of its own header, of registers that are undefined on purpose.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <immintrin.h>
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
 #endif
 
 #include "cpu/arena.h"

@@ -618,7 +618,8 @@ class Differentiation {
       p_w.by_lanes[r] = sums.p_w, l_v.by_lanes[r] = sums.l_v;
       spread.by_lanes[r] = sums.spread, p_similar.by_lanes[r] = sums.p_similar;
     }
-    for (RowSums* sums : {&p_w, &l_v, &spread, &p_similar}) sums->add_lanes();
+    for (RowSums* sums : {&p_w, &spread, &p_similar}) sums->add_lanes();
+    if (common.by_partners) l_v.add_lanes();
     double loss = 0.0, similar_loss = 0.0;
     int64_t active = 0;
     for (int64_t r = 0; r < abreast_; ++r) {

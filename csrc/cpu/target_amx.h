@@ -10,10 +10,5 @@
     "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt,bmi,bmi2,prfchw,avx512bf16,avx512vpopcntdq,avx512vbmi,avx512vbmi2,amx-tile,amx-bf16,amx-int8")
 #endif
 
-// GCC's own headers, about registers that are undefined on purpose.
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
-
 #define PAIRLOSS_AMX
 #define PAIRLOSS_VECTOR_BYTES 64
