@@ -78,8 +78,9 @@ __device__ __forceinline__ bool load_labels(const Problem<acc_t>& problem, int l
 }
 
 // add_level() where all pairs take part with the same weight, which is nearly everywhere: the same
-// to the bit, with far fewer instructions. There are as many of them as tensor cores need for the
-// divergences of few classes. kDissimilar: all are, as in most tiles of rows that are in order.
+// marks, and the same losses but for how they are rounded (the products fuse with the sums), with
+// far fewer instructions. There are as many of them as tensor cores need for the divergences of few
+// classes. kDissimilar: all are, as in most tiles of rows that are in order.
 template <bool kDissimilar, typename acc_t>
 __device__ __forceinline__ uint64_t
 add_full_level(const Scale<acc_t>& scale, acc_t margin, const int64_t (&row_labels)[kMicro],
@@ -352,6 +353,8 @@ __global__ void __launch_bounds__(TensorLayout::kThreads, 2)
   for (int number = tiles.begin; number < tiles.end; ++number, tile = next) {
     const bool more = number + 1 < tiles.end;
     if (more) next = chunk.tiles.at(open_index(chunk, number + 1));
+    // Asked before the products, which memory then has all the time of to answer.
+    const bool is_other = is_for_fma(problem, chunk, tile);
     TensorDivergences divergences;
     if (chunk.partial != nullptr) {
       __syncthreads();  // the tile before has been added
@@ -360,7 +363,7 @@ __global__ void __launch_bounds__(TensorLayout::kThreads, 2)
       subtract_products<Factors>(problem, chunk, tile, slices, more, next, buffer, stage,
                                  divergences);
     }
-    if (is_for_fma(problem, chunk, tile)) continue;
+    if (is_other) continue;
     add_row_terms(problem, chunk, tile, divergences);
     add_tile<TensorLayout>(problem, chunk, behind, tile, divergences);
   }

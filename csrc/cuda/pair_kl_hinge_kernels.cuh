@@ -37,12 +37,11 @@
 //     tensor_products_kernel
 //                        A and B from the marks (tensor_products.cuh); in float64 nothing
 //     products_kernel    the rest of A and B, by tiles of 64 rows x 16 or 64 classes (products.cuh)
-//     finish_kernel      the rows' losses and gradients (results.cuh)
-//     tensor_products_kernel, products_kernel
+//     row_losses_kernel  the rows' losses, where there are many tiles of them (results.cuh)
+//     finish_kernel      the rows' gradients, from their parts (results.cuh)
+//     tensor_products_kernel, products_kernel, row_losses_kernel
 //                        (+) the same for the rows behind the chunk, from the mirror images: added
 //                        to their sums
-//     losses_behind_kernel
-//                        (+) their losses likewise
 //   reduce_kernel        the loss and the statistics
 //
 // (+) is for batches of several chunks: so each pair's divergences are computed once, and a row's
@@ -123,9 +122,10 @@ struct Pass {
   Plan plan;
   Chunk<acc_t> chunk, behind;
   EarlierSums<acc_t> earlier;
-  SmallBatch<acc_t> small;  // instead of the plan and the chunk
-  Verdicts verdicts;        // with certificates
-  ClosedForms closed;       // likewise
+  double* losses = nullptr;  // (rows,); null where finish_kernel adds them up
+  SmallBatch<acc_t> small;   // instead of the plan and the chunk
+  Verdicts verdicts;         // with certificates
+  ClosedForms closed;        // likewise
 };
 
 // Everything that the kernels work on.
@@ -134,7 +134,7 @@ struct Work {
   Pass<acc_t> pass, ref_pass;
   bool with_pass, with_ref_pass, small, tensor, certified;
   Ordering<acc_t> ordering, ref_ordering;  // if certified
-  int64_t count_blocks;
+  PairTiles count_tiles;
   Counts* counts;
   Level<acc_t>* levels;
   unsigned* ticket;
@@ -163,8 +163,8 @@ struct Work {
     problem.ignore_index = e.ignore_index;
     problem.similarity = e.similarity;
     problem.margin = static_cast<acc_t>(e.margin);
-    count_blocks = cuda::count_blocks(e.rows);
-    counts = workspace.take<Counts>(count_blocks * e.levels);
+    count_tiles = cuda::count_tiles(e.rows, e.ref_rows, within);
+    counts = workspace.take<Counts>(int64_t{count_tiles.count()} * e.levels);
     problem.levels = levels = workspace.take<Level<acc_t>>(e.levels);
 
     ticket = workspace.take<unsigned>(1);
@@ -172,7 +172,7 @@ struct Work {
     const auto make_pass = [&](Pass<acc_t>& made, bool with_sums, bool with_grad) {
       const int64_t rows = made.problem.rows.rows, columns = made.problem.columns.rows;
       if (small) {
-        made.small = {counts, count_blocks};
+        made.small = {counts, count_tiles.count()};
         take_small_batch(workspace, rows, e.levels, made.small);
         made.small.ticket = ticket;
         return;
@@ -187,6 +187,7 @@ struct Work {
       if (choice.pair_blocks > 0) made.plan.pair_blocks = choice.pair_blocks;
       made.chunk = take_chunk<acc_t>(workspace, made.plan, both, with_sums, with_grad);
       made.behind = take_behind(workspace, made.plan, both, with_grad, made.earlier);
+      if (made.plan.sums_row_losses()) made.losses = workspace.take<double>(rows);
       if (!certified) return;
       made.verdicts = take_open_tiles(workspace, made.plan, made.chunk, made.behind);
       made.closed = take_closed_forms(workspace, made.plan, made.chunk);
@@ -308,12 +309,14 @@ void launch_summaries(const Problem<acc_t>& problem, cudaStream_t stream) {
 
 template <typename acc_t>
 void launch_certificates(const Pass<acc_t>& pass, cudaStream_t stream) {
-  const auto& [problem, plan, chunk, behind, earlier, small, verdicts, closed] = pass;
+  const Problem<acc_t>& problem = pass.problem;
+  const Chunk<acc_t>&chunk = pass.chunk, &behind = pass.behind;
+  const Verdicts& verdicts = pass.verdicts;
   const auto [row_tiles, column_tiles, once] = chunk.tiles;
   const TileSpan<acc_t> rows{problem.rows, static_cast<int>(chunk.first / kTile), row_tiles};
   const TileSpan<acc_t> columns{problem.columns, chunk.first_column_tile, column_tiles};
-  const auto launch_bounds = [&, &problem = problem](const TileSpan<acc_t>& from,
-                                                     const TileSpan<acc_t>& to, uint8_t* verdicts) {
+  const auto launch_bounds = [&](const TileSpan<acc_t>& from, const TileSpan<acc_t>& to,
+                                 uint8_t* verdicts) {
     const int64_t blocks = from.count * ceil_div(to.count, kBoundTiles);
     launch(bounds_kernel<acc_t>, dim3(static_cast<unsigned>(blocks)), FmaLayout::kThreads, stream,
            problem, from, to, verdicts);
@@ -335,7 +338,7 @@ void launch_certificates(const Pass<acc_t>& pass, cudaStream_t stream) {
   launch(closed_sums_kernel<acc_t>,
          dim3(static_cast<unsigned>(row_tiles + behind.tiles.row_tiles),
               closed_parts(problem.classes)),
-         kClosedThreads, stream, problem, chunk, behind, closed);
+         kClosedThreads, stream, problem, chunk, behind, pass.closed);
 }
 
 inline void launch_planes(const Problem<float>& problem, Precision precision, cudaStream_t stream) {
@@ -343,9 +346,10 @@ inline void launch_planes(const Problem<float>& problem, Precision precision, cu
   const int64_t tiles = ceil_div(problem.rows.rows, kTile) + ceil_div(ref_rows, kTile);
   launch(extrema_kernel<float>, dim3(static_cast<unsigned>(tiles)), kExtremaThreads, stream,
          problem);
-  dispatch_precision(precision, [&](auto mode) {
-    launch(planes_kernel<decltype(mode), float>, dim3(static_cast<unsigned>(tiles * kTile)),
-           row_threads(problem.classes), stream, problem);
+  const auto [of_row, of_block] = plane_threads(problem.classes);
+  const dim3 grid(static_cast<unsigned>(tiles * kTile * of_row / of_block));
+  dispatch_precision(precision, [&, of_row = of_row, of_block = of_block](auto mode) {
+    launch(planes_kernel<decltype(mode), float>, grid, of_block, stream, problem, of_row);
   });
 }
 
@@ -354,7 +358,6 @@ template <typename acc_t>
 EarlierSums<acc_t> sums_from(const Pass<acc_t>& pass, int64_t row) {
   EarlierSums<acc_t> sums = pass.earlier;
   const int64_t skipped = row - pass.plan.chunk_rows;
-  sums.loss += skipped;
   if (sums.a != nullptr) sums.a += skipped * pass.plan.classes;
   if (sums.b != nullptr) sums.b += skipped * pass.plan.classes;
   return sums;
@@ -380,9 +383,19 @@ void begin_chunk(Pass<acc_t>& pass, int64_t first) {
   behind.b = sums.b;
 }
 
+// Of the pass's chunk, or of the rows behind it. adds: to those of earlier chunks.
+template <typename acc_t>
+void launch_row_losses(const Pass<acc_t>& pass, const Chunk<acc_t>& chunk, bool adds,
+                       cudaStream_t stream) {
+  launch(row_losses_kernel<acc_t>, dim3(static_cast<unsigned>(chunk.tiles.row_tiles)),
+         kRowLossThreads, stream, chunk, adds, pass.losses + chunk.first);
+}
+
 template <bool kBoth, typename acc_t, typename out_t>
 void run_tiled(Pass<acc_t>& pass, acc_t* row_loss, out_t* grad, cudaStream_t stream) {
-  const auto& [problem, plan, chunk, behind, all_sums, small, verdicts, closed] = pass;
+  const Problem<acc_t>& problem = pass.problem;
+  const Plan& plan = pass.plan;
+  const Chunk<acc_t>&chunk = pass.chunk, &behind = pass.behind;
   for (int64_t first = 0; first < plan.rows; first += plan.chunk_rows) {
     begin_chunk(pass, first);
     if (plan.certified) launch_certificates(pass, stream);
@@ -391,13 +404,14 @@ void run_tiled(Pass<acc_t>& pass, acc_t* row_loss, out_t* grad, cudaStream_t str
     if (grad != nullptr) launch_products<kBoth>(problem, plan, chunk, stream);
     const bool has_earlier = plan.once && first > 0;
     const EarlierSums<acc_t> earlier = has_earlier ? sums_from(pass, first) : EarlierSums<acc_t>{};
+    if (pass.losses != nullptr) launch_row_losses(pass, chunk, has_earlier, stream);
+    const double* const losses = pass.losses != nullptr ? pass.losses + first : nullptr;
     launch(finish_kernel<kBoth, acc_t, out_t>, dim3(static_cast<unsigned>(chunk.rows)),
-           row_threads(plan.classes), stream, problem, chunk, earlier, row_loss, grad, closed);
+           row_threads(plan.classes), stream, problem, chunk, losses, earlier, row_loss, grad,
+           pass.closed);
     if (behind.rows == 0) continue;
     if (grad != nullptr) launch_products<kBoth>(problem, plan, behind, stream);
-    launch(losses_behind_kernel<acc_t>,
-           dim3(static_cast<unsigned>(ceil_div(behind.rows, kReduceThreads))), kReduceThreads,
-           stream, behind, sums_from(pass, behind.first).loss);
+    launch_row_losses(pass, behind, behind.adds, stream);
   }
 }
 
@@ -422,10 +436,10 @@ void run(const Evaluation<scalar_t, out_t>& e, const Choice& choice, void* alloc
   double* const no_stats = nullptr;
 
   if (work.certified) launch_ordering(e, work, stream);
-  const int64_t blocks = work.count_blocks + e.rows + e.ref_rows;
+  const int64_t blocks = work.count_tiles.count() + e.rows + e.ref_rows;
   launch(prepare_kernel<scalar_t, acc_t>, dim3(static_cast<unsigned>(blocks)),
          row_threads(e.classes), stream, work.pass.problem, e.logits, e.ref_logits,
-         work.count_blocks, work.counts, work.ticket);
+         work.count_tiles, work.counts, work.ticket);
 
   if (work.small) {
     const auto run_small = [&](const Pass<acc_t>& pass, acc_t* row_loss, acc_t* loss, double* stats,
@@ -445,7 +459,7 @@ void run(const Evaluation<scalar_t, out_t>& e, const Choice& choice, void* alloc
   }
   for (int first = 0; first < e.levels; first += kLevelsPerLaunch)
     launch(levels_kernel<acc_t>, dim3(1), kReduceThreads, stream, first, e.levels, within,
-           work.counts, work.count_blocks, weighting,
+           work.counts, work.count_tiles.count(), weighting,
            level_weights(e.level_weights, first, e.levels), work.levels);
   if (work.certified) launch_summaries(work.pass.problem, stream);
   if (work.with_pass) run_tiled<kBoth>(work.pass, row_loss, e.grad, stream);

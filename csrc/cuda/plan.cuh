@@ -48,6 +48,11 @@ struct Plan {
   }
   // Rows behind the first chunk that meet its rows again, in whole tiles.
   int64_t rows_behind() const { return once ? ceil_div(rows, kTile) * kTile - chunk_rows : 0; }
+  // Whether row losses have a kernel of their own. Of few tiles it would take longer to launch.
+  bool sums_row_losses() const {
+    constexpr int64_t kFewTiles = 128;
+    return rows_behind() > 0 || ceil_div(columns, kTile) > kFewTiles;
+  }
   // Of the FMA kernel, and of the one for tensor cores.
   int64_t fma_warps() const { return pair_blocks * FmaLayout::kThreads / kWarp; }
   int64_t tensor_warps() const { return tensor ? pair_blocks * TensorLayout::kThreads / kWarp : 0; }
@@ -59,8 +64,9 @@ struct Plan {
 };
 
 // Marks and partial sums of a chunk are bounded. A batch whose marks take at most 128 MB is one
-// chunk; else they do for as few chunks as may be, because each reads and writes the sums of all
-// rows behind it.
+// chunk; else there are as few chunks as may be, because each reads and writes the sums of all rows
+// behind it, and all are of one size, because the rows behind the first share a GPU only if they
+// are many.
 inline int64_t default_chunk_rows(int64_t rows_of_all, int64_t columns, int64_t classes, int levels,
                                   bool within) {
   constexpr int64_t kPairs = int64_t{1} << 28;  // with marks for all levels: 128 MB
@@ -68,7 +74,10 @@ inline int64_t default_chunk_rows(int64_t rows_of_all, int64_t columns, int64_t 
   constexpr int64_t kElements = int64_t{1} << 24;  // of a, and of b, per split
   constexpr int64_t kMostRows = int64_t{1} << 20;  // row tiles times columns fit into an int
   const int64_t rows = std::min({kPairs / columns / levels, kElements / classes, kMostRows});
-  return std::max<int64_t>(rows / kTile * kTile, kTile);
+  const int64_t most = std::max<int64_t>(rows / kTile * kTile, kTile);
+  if (!within) return most;
+  const int64_t chunks = ceil_div(rows_of_all, most);
+  return ceil_div(ceil_div(rows_of_all, chunks), kTile) * kTile;
 }
 
 // Into how many parts the columns are cut for the products.
@@ -110,11 +119,34 @@ Plan make_plan(const Problem<acc_t>& problem, bool tensor, int64_t chunk_rows) {
   return plan;
 }
 
-inline int64_t count_blocks(int64_t rows) { return std::min(ceil_div(rows, 4), kCountBlocks); }
+// The pairs are counted by tiles of many sizes: small ones are done sooner, but large ones are not
+// as many.
+inline PairTiles count_tiles(int64_t rows, int64_t columns, bool within) {
+  constexpr int64_t kLeastRows = 16, kLeastColumns = 128, kParts = 64;
+  const int row_parts = static_cast<int>(std::min(ceil_div(rows, kLeastRows), kParts));
+  if (within) return {row_parts, row_parts, true};
+  const int64_t column_parts = std::min(ceil_div(columns, kLeastColumns), kCountBlocks / row_parts);
+  return {row_parts, static_cast<int>(column_parts), false};
+}
 
 // Four classes per thread keep short rows to a warp.
 inline int row_threads(int64_t classes) {
   return static_cast<int>(std::clamp<int64_t>(ceil_div(classes, 4 * kWarp) * kWarp, kWarp, 256));
+}
+
+// Of planes_kernel, where a thread has eight classes of a row: not more than a row has use for, up
+// to a warp; beyond, a block has the row.
+struct RowThreads {
+  int of_row, of_block;
+};
+
+inline RowThreads plane_threads(int64_t classes) {
+  constexpr int kMostThreads = 128;
+  const int64_t octets = ceil_div(classes, kSplitClasses);
+  if (octets > kWarp) return {row_threads(classes), row_threads(classes)};
+  int of_row = 1;
+  while (of_row < octets) of_row *= 2;
+  return {of_row, std::min(kTile * of_row, kMostThreads)};
 }
 
 // Hands out consecutive pieces of one allocation; without one, only measures.
@@ -266,7 +298,6 @@ Chunk<acc_t> take_behind(Workspace& workspace, const Plan& plan, bool both, bool
   if (behind.stride == 0) return behind;
   behind.product_splits = 1;  // there are rows enough
   behind.loss = workspace.take<acc_t>(plan.row_tiles() * behind.stride);
-  sums.loss = workspace.take<double>(behind.stride);
   if (!with_grad) return behind;
   behind.marks =
       workspace.take<uint64_t>(plan.chunk_rows / kMicro * plan.levels * (behind.stride / kMicro));

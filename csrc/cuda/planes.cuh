@@ -163,7 +163,8 @@ __global__ void __launch_bounds__(kExtremaThreads, 4) extrema_kernel(Problem<acc
     const bool valid = takes_part(problem, side, row);
     unbounded = valid && is_unbounded(side, row);
     counts[threadIdx.x] = valid && !unbounded;
-    if (valid && !unbounded)
+    const unsigned counted = __ballot_sync(kAllLanes, valid && !unbounded);
+    if (static_cast<int>(threadIdx.x % kWarp) == __ffs(static_cast<int>(counted)) - 1)
       atomicMin(problem.extrema.first_row,
                 static_cast<unsigned long long>(of_rows ? row : problem.rows.rows + row));
   }
@@ -173,16 +174,33 @@ __global__ void __launch_bounds__(kExtremaThreads, 4) extrema_kernel(Problem<acc
     if (unbounded) atomicOr(problem.extrema.some_unbounded, 1);
   }
 
-  for (int64_t k = threadIdx.x % kWarp; k < problem.classes; k += kWarp) {
+  constexpr int kWarps = kExtremaThreads / kWarp;
+  PAIRLOSS_SHARED(float, least_p, [kWarps][kWarp]);
+  PAIRLOSS_SHARED(float, greatest_log_p, [kWarps][kWarp]);
+  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  for (int64_t begin = 0; begin < problem.classes; begin += kWarp) {
+    const int64_t k = begin + lane;
     float least = INFINITY, greatest = -INFINITY;
-    for (int r = threadIdx.x / kWarp; r < kTile; r += kExtremaThreads / kWarp) {
+    for (int r = warp; r < kTile && k < problem.classes; r += kWarps) {
       if (!counts[r]) continue;
       const int64_t element = (first + r) * problem.classes + k;
       least = fminf(least, static_cast<float>(side.p[element]));
       greatest = fmaxf(greatest, static_cast<float>(side.log_p[element]));
     }
-    atomicMin(&problem.extrema.least_p[k], to_ordered(least));
-    atomicMax(&problem.extrema.greatest_log_p[k], to_ordered(greatest));
+    least_p[warp][lane] = least;
+    greatest_log_p[warp][lane] = greatest;
+    __syncthreads();
+    if (k < problem.classes && warp < 2) {
+      for (int other = 0; other < kWarps; ++other) {
+        least = fminf(least, least_p[other][lane]);
+        greatest = fmaxf(greatest, greatest_log_p[other][lane]);
+      }
+      if (warp == 0)
+        atomicMin(&problem.extrema.least_p[k], to_ordered(least));
+      else
+        atomicMax(&problem.extrema.greatest_log_p[k], to_ordered(greatest));
+    }
+    __syncthreads();
   }
 }
 
@@ -192,18 +210,30 @@ __global__ void __launch_bounds__(kExtremaThreads, 4) extrema_kernel(Problem<acc
 template <typename Mode>
 constexpr bool kSharedPlanes = std::is_same_v<typename Mode::Factors, typename Mode::SumFactors>;
 
-// A block per row of the batch, then of the reference set, both to whole tiles. Writes planes, h
-// and q. L as it is stored keeps its digits in the difference (see softmax_row()), P does not: it
-// is made anew, in double. h is that of the P' and L' that the planes hold and of the products that
-// are made of them: of two rows that are nearly equal, what is missing cancels.
+// Over the threads of a row: a power of two of them up to a warp, or a whole block.
+template <typename T>
+__device__ T sum_of_row(T value, int row_threads) {
+  if (row_threads > kWarp) return reduce_block<Sum>(value);
+  for (int lanes = row_threads / 2; lanes > 0; lanes /= 2)
+    value += __shfl_xor_sync(kAllLanes, value, lanes);
+  return value;
+}
+
+// Of the rows of the batch, then of those of the reference set, both to whole tiles, each of which
+// has row_threads. Writes planes, h and q. L as it is stored keeps its digits in the difference
+// (see softmax_row()), P does not: it is made anew, in double. h is that of the P' and L' that the
+// planes hold and of the products that are made of them: of two rows that are nearly equal, what is
+// missing cancels.
 template <typename Mode, typename acc_t>
-__global__ void planes_kernel(Problem<acc_t> problem) {
+__global__ void planes_kernel(Problem<acc_t> problem, int row_threads) {
   using Factors = typename Mode::Factors;
   using SumFactors = typename Mode::SumFactors;
   const int64_t padded_rows = ceil_div(problem.rows.rows, kTile) * kTile;
-  const bool of_rows = blockIdx.x < padded_rows;
+  const int64_t place = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / row_threads;
+  const int thread = threadIdx.x % row_threads;
+  const bool of_rows = place < padded_rows;
   const Side<acc_t>& side = of_rows ? problem.rows : problem.columns;
-  const int64_t row = of_rows ? blockIdx.x : blockIdx.x - padded_rows;
+  const int64_t row = of_rows ? place : place - padded_rows;
   const unsigned long long first = *problem.extrema.first_row;
   const bool exists = first != kNoRow && row < side.rows && !side.unbounded[row];
   const auto batch_rows = static_cast<unsigned long long>(problem.rows.rows);
@@ -214,8 +244,8 @@ __global__ void planes_kernel(Problem<acc_t> problem) {
   double h = 0.0, q = 0.0;
   const int slices = Factors::slices(problem.classes);
   const int sum_slices = SumFactors::slices(problem.classes);
-  for (int begin = threadIdx.x * kSplitClasses; begin < sum_slices * SumFactors::kSlice;
-       begin += blockDim.x * kSplitClasses) {
+  for (int begin = thread * kSplitClasses; begin < sum_slices * SumFactors::kSlice;
+       begin += row_threads * kSplitClasses) {
     float p[kSplitClasses] = {}, log_p[kSplitClasses] = {};
 #pragma unroll
     for (int k = 0; k < kSplitClasses; ++k) {
@@ -238,9 +268,9 @@ __global__ void planes_kernel(Problem<acc_t> problem) {
       SumFactors::store(side.sum_planes, sum_slices, row, 1, begin, log_p);
     }
   }
-  h = reduce_block<Sum>(h);
-  q = reduce_block<Sum>(q);
-  if (threadIdx.x == 0) {
+  h = sum_of_row(h, row_threads);
+  q = sum_of_row(q, row_threads);
+  if (thread == 0) {
     side.h[row] = static_cast<float>(h);
     side.q[row] = static_cast<float>(q);
   }

@@ -5,6 +5,7 @@
 #include <math.h>
 
 #include "cuda/planes.cuh"
+#include "cuda/tiles.cuh"
 
 namespace pairloss::cuda {
 namespace {
@@ -56,49 +57,97 @@ struct Counts {
   int64_t similar, dissimilar;
 };
 
-// By a whole block, which takes its share of the rows and writes its own counts (G,). A thread
-// compares a row with four columns at a time, whose labels stay in registers.
+// By a whole block, of which each thread gets the result. A thread compares a row with four columns
+// at a time, whose labels stay in registers: three instructions a pair.
 template <typename acc_t>
-__device__ void count_pairs(const Problem<acc_t>& problem, int64_t share, int64_t shares,
-                            Counts* counts) {
+__device__ Counts count_by_labels(const Problem<acc_t>& problem, Range rows, Range columns,
+                                  int level, bool with_itself) {
   constexpr int kColumns = 4;
-  const Range rows = part(problem.rows.rows, share, shares);
-  const int64_t stride = int64_t{blockDim.x} * kColumns;
-  for (int level = 0; level < problem.level_count; ++level) {
-    int64_t similar = 0, dissimilar = 0;
-    for (int64_t first = threadIdx.x; first < problem.columns.rows; first += stride) {
-      int64_t column_labels[kColumns];
-      for (int c = 0; c < kColumns; ++c)
-        column_labels[c] = problem.label(problem.columns, first + c * blockDim.x, level);
-      for (int64_t i = rows.begin; i < rows.end; ++i) {
-        const int64_t row_label = problem.label(problem.rows, i, level);
+  const int64_t stride = int64_t{blockDim.x} * kColumns, ignored = problem.ignore_index;
+  // At first what is ignored counts like others, all with one label.
+  int64_t equal = 0, ignored_columns = 0, all_columns = 0, ignored_rows = 0;
+  for (int64_t first = columns.begin + threadIdx.x; first - threadIdx.x < columns.end;
+       first += stride) {
+    int64_t labels[kColumns];
 #pragma unroll
-        for (int c = 0; c < kColumns; ++c) {
-          int kind, unused;
-          problem.kinds(i, first + c * blockDim.x, row_label, column_labels[c], kind, unused);
-          similar += kind > 0;
-          dissimilar += kind < 0;
-        }
-      }
+    for (int c = 0; c < kColumns; ++c) {
+      const int64_t j = first + c * blockDim.x;
+      labels[c] = j < columns.end ? problem.label(problem.columns, j, level) : ignored;
+      ignored_columns += labels[c] == ignored;
     }
-    similar = reduce_block<Sum>(similar);
-    dissimilar = reduce_block<Sum>(dissimilar);
-    if (threadIdx.x == 0) counts[share * problem.level_count + level] = {similar, dissimilar};
+    all_columns += kColumns;
+    unsigned hits = 0;
+#pragma unroll 4
+    for (int64_t i = rows.begin; i < rows.end; ++i) {
+      const int64_t label = problem.label(problem.rows, i, level);
+#pragma unroll
+      for (int c = 0; c < kColumns; ++c) hits += label == labels[c];
+    }
+    equal += hits;
+  }
+  for (int64_t i = rows.begin + threadIdx.x; i < rows.end; i += blockDim.x)
+    ignored_rows += problem.label(problem.rows, i, level) == ignored;
+  equal = reduce_block<Sum>(equal);
+  ignored_columns = reduce_block<Sum>(ignored_columns);
+  all_columns = reduce_block<Sum>(all_columns);
+  ignored_rows = reduce_block<Sum>(ignored_rows);
+  const int64_t valid_rows = rows.end - rows.begin - ignored_rows;
+  const int64_t similar = equal - ignored_rows * ignored_columns;
+  const int64_t dissimilar = valid_rows * (all_columns - ignored_columns) - similar;
+  return {with_itself ? similar - valid_rows : similar, dissimilar};
+}
+
+// The same of a similarity matrix; mirrored: both (i, j) and (j, i).
+template <typename acc_t>
+__device__ Counts count_by_matrix(const Problem<acc_t>& problem, Range rows, Range columns,
+                                  bool mirrored) {
+  int64_t similar = 0, dissimilar = 0;
+  for (int64_t j = columns.begin + threadIdx.x; j < columns.end; j += blockDim.x) {
+    for (int64_t i = rows.begin; i < rows.end; ++i) {
+      int kind_ij, kind_ji;
+      problem.kinds(i, j, 0, 0, kind_ij, kind_ji);
+      similar += (kind_ij > 0) + (mirrored && kind_ji > 0);
+      dissimilar += (kind_ij < 0) + (mirrored && kind_ji < 0);
+    }
+  }
+  similar = reduce_block<Sum>(similar);
+  dissimilar = reduce_block<Sum>(dissimilar);
+  return {similar, dissimilar};
+}
+
+// By a whole block, which writes the counts (G,) of its tile, and of that one's mirror image.
+template <typename acc_t>
+__device__ void count_pairs(const Problem<acc_t>& problem, const PairTiles& tiles, int index,
+                            Counts* counts) {
+  const PairTile tile = tiles.at(index);
+  const Range rows = part(problem.rows.rows, tile.row, tiles.row_tiles);
+  const Range columns = part(problem.columns.rows, tile.column, tiles.column_tiles);
+  const bool mirrored = tiles.has_mirror(tile);
+  for (int level = 0; level < problem.level_count; ++level) {
+    Counts found;
+    if (problem.similarity != nullptr) {
+      found = count_by_matrix(problem, rows, columns, mirrored);
+    } else {
+      found = count_by_labels(problem, rows, columns, level, tiles.once && !mirrored);
+      if (mirrored) found = {2 * found.similar, 2 * found.dissimilar};
+    }
+    if (threadIdx.x == 0) counts[int64_t{index} * problem.level_count + level] = found;
   }
 }
 
-// Also clears the ticket of small_batch_kernel, and what extrema_kernel joins. Grid: count_blocks
-// that count, then a block per row of the batch, then one per row of the reference set. The
-// counting blocks come first because they take longest.
+// Also clears the ticket of small_batch_kernel, and what extrema_kernel joins. Grid: a
+// block per tile of pairs to be counted, one per row of the batch, and one per row of the reference
+// set. The counting blocks come first because they take longest.
 template <typename scalar_t, typename acc_t>
 __global__ void prepare_kernel(Problem<acc_t> problem, const scalar_t* logits,
-                               const scalar_t* ref_logits, int64_t count_blocks, Counts* counts,
+                               const scalar_t* ref_logits, PairTiles count_tiles, Counts* counts,
                                unsigned* ticket) {
   int64_t block = blockIdx.x;
   if (block == 0 && threadIdx.x == 0) *ticket = 0;
   if (block == 0) clear_extrema(problem.extrema, problem.classes);
-  if (block < count_blocks) return count_pairs(problem, block, count_blocks, counts);
-  block -= count_blocks;
+  if (block < count_tiles.count())
+    return count_pairs(problem, count_tiles, static_cast<int>(block), counts);
+  block -= count_tiles.count();
   if (block < problem.rows.rows) return softmax_row(problem.rows, block, problem.classes, logits);
   block -= problem.rows.rows;
   softmax_row(problem.columns, block, problem.classes, ref_logits);
@@ -126,6 +175,7 @@ __device__ void make_levels(int first, int level_count, bool within, const Count
                             const LevelWeights& level_weights, Level<acc_t>* levels) {
   for (int level = first; level < level_count && level < first + kLevelsPerLaunch; ++level) {
     int64_t similar = 0, dissimilar = 0;
+#pragma unroll 8  // one block waits for memory alone
     for (int64_t block = threadIdx.x; block < count_blocks; block += blockDim.x) {
       similar += counts[block * level_count + level].similar;
       dissimilar += counts[block * level_count + level].dissimilar;

@@ -218,7 +218,7 @@ __global__ void __launch_bounds__(product_threads(kPanel),
 #pragma unroll
     for (int c = 0; c < kMicro; ++c) {
       const int64_t row = local + y * kMicro + r, k = k0 + x * kMicro + c;
-      if (k >= problem.classes) continue;
+      if (row >= chunk.rows || k >= problem.classes) continue;
       const int64_t element = (blockIdx.y * chunk.stride + row) * problem.classes + k;
       const bool adds = only_left || chunk.adds;
       if (kBoth) chunk.a[element] = adds ? chunk.a[element] + a[r][c] : a[r][c];

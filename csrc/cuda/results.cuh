@@ -39,36 +39,50 @@ __device__ acc_t without_rest(acc_t element, double rest, acc_t p) {
 // What earlier chunks have added up about the rows behind the first one. Null without such.
 template <typename acc_t>
 struct EarlierSums {
-  double* loss = nullptr;            // (rows,)
   acc_t *a = nullptr, *b = nullptr;  // (rows, K)
 };
 
-// Of the rows behind the chunk, adds the losses of their pairs with it. A thread per row.
+constexpr int kRowLossParts = 16;
+constexpr int kRowLossThreads = kRowLossParts * kTile;
+
+// Row losses, from those of the tiles: of the chunk's rows, or of those behind it. adds: to those
+// of earlier chunks. Grid: the row tiles. Neighbouring threads have neighbouring rows, as memory
+// has, and each a part of the column tiles, for it waits for them.
 template <typename acc_t>
-__global__ void __launch_bounds__(kReduceThreads)
-    losses_behind_kernel(Chunk<acc_t> behind, double* sums) {
-  const int64_t local = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (local >= behind.rows) return;
-  double loss = behind.adds ? sums[local] : -0.0;  // see has_pair()
-  for (int tile = 0; tile < behind.tiles.column_tiles; ++tile)
-    if (is_open(behind, static_cast<int>(local / kTile), tile))
-      loss += static_cast<double>(behind.loss[tile * behind.stride + local]);
-  sums[local] = loss;
+__global__ void __launch_bounds__(kRowLossThreads)
+    row_losses_kernel(Chunk<acc_t> chunk, bool adds, double* losses) {
+  PAIRLOSS_SHARED(double, of_parts, [kRowLossParts][kTile]);
+  const int row_tile = blockIdx.x, row = threadIdx.x % kTile, part = threadIdx.x / kTile;
+  const int64_t local = int64_t{row_tile} * kTile + row;
+  const Share tiles = share(chunk.tiles.column_tiles, part, kRowLossParts);
+  double loss = -0.0;  // see has_pair()
+#pragma unroll 8
+  for (int tile = tiles.begin; tile < tiles.end; ++tile)
+    if (is_open(chunk, row_tile, tile))
+      loss += static_cast<double>(chunk.loss[tile * chunk.stride + local]);
+  of_parts[part][row] = loss;
+  __syncthreads();
+  if (part > 0 || local >= chunk.rows) return;
+  for (int other = 1; other < kRowLossParts; ++other) loss += of_parts[other][row];
+  losses[local] = adds ? losses[local] + loss : loss;
 }
 
-// A block per row of the chunk. earlier: of these rows. row_loss: null, or (rows,). grad: null, or
-// (rows, K).
+// A block per row of the chunk. losses: of these rows; null where this kernel adds them up.
+// earlier: of these rows. row_loss: null, or (rows,). grad: null, or (rows, K).
 template <bool kBoth, typename acc_t, typename out_t>
-__global__ void finish_kernel(Problem<acc_t> problem, Chunk<acc_t> chunk,
+__global__ void finish_kernel(Problem<acc_t> problem, Chunk<acc_t> chunk, const double* losses,
                               EarlierSums<acc_t> earlier, acc_t* row_loss, out_t* grad,
                               ClosedForms closed_forms) {
   const int64_t local = blockIdx.x, row = chunk.first + local, classes = problem.classes;
   double loss = -0.0;  // see has_pair()
-  for (int tile = threadIdx.x; tile < chunk.tiles.column_tiles; tile += blockDim.x)
-    if (is_open(chunk, static_cast<int>(local / kTile), tile))
-      loss += static_cast<double>(chunk.loss[tile * chunk.stride + local]);
-  loss = reduce_block<Sum>(loss);
-  if (earlier.loss != nullptr) loss += earlier.loss[local];
+  if (losses != nullptr) {
+    loss = losses[local];
+  } else {
+    for (int tile = threadIdx.x; tile < chunk.tiles.column_tiles; tile += blockDim.x)
+      if (is_open(chunk, static_cast<int>(local / kTile), tile))
+        loss += static_cast<double>(chunk.loss[tile * chunk.stride + local]);
+    loss = reduce_block<Sum>(loss);
+  }
   const ClosedRow<acc_t> closed(problem, chunk, closed_forms, local);
   if (closed.any) loss += closed.loss() + 0.0;
   const int64_t given = given_row(problem.rows, row);
@@ -119,6 +133,7 @@ __device__ void write_results(int level_count, bool within, const Level<acc_t>* 
   for (int level = 0; level < level_count; ++level) {
     double similar = 0.0, dissimilar = 0.0;
     unsigned long long active_pairs = 0;
+#pragma unroll 8  // one block waits for memory alone
     for (int64_t slot = threadIdx.x; slot < slots; slot += blockDim.x) {
       const LevelSums& some = level_sums[slot * level_count + level];
       similar += some.similar;

@@ -224,6 +224,13 @@ __global__ void __launch_bounds__(tensor_product_threads(kBoth), kBoth ? 1 : 2)
     if (share.row >= chunk.rows) continue;
     const int64_t row = share.row_of_lane(r), tile = (chunk.first + row) / kTile;
     const int row_of_tile = static_cast<int>((chunk.first + row) % kTile);
+    float* const of_row = to + (blockIdx.y * chunk.stride + row) * problem.classes;
+    const auto class_at = [&](int of_panel, int c) {
+      return (panel.begin * kStepOctets + of_panel) * kClassTile + 2 * share.t + c;
+    };
+    // All loads before the first store, for the compiler has to think that it changes what they
+    // read.
+    float own[kPanelTiles / kRowTiles][2], before[kPanelTiles / kRowTiles][2] = {};
 #pragma unroll
     for (int n = 0; n < kPanelTiles / kRowTiles; ++n) {
       const int of_panel = class_tile<kRowTiles>(warp, n), half = of_panel % kStepOctets;
@@ -231,15 +238,22 @@ __global__ void __launch_bounds__(tensor_product_threads(kBoth), kBoth ? 1 : 2)
       const int slice = static_cast<int>(panel.begin) + of_panel / kStepOctets;
       const Octet* const first_plane = Factors::block(rows.sum_planes, slices, tile, slice) +
                                        (share.first_argument ? kPlanes * kPlaneOctets : 0);
-      float own[2];
-      join<kPlanes>(first_plane + plane_octet(row_of_tile, half), share.t, own);
+      join<kPlanes>(first_plane + plane_octet(row_of_tile, half), share.t, own[n]);
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
-        const int64_t k = int64_t{slice} * kSumSlice + half * kClassTile + 2 * share.t + c;
-        if (k >= problem.classes) continue;
-        float& sum = to[(blockIdx.y * chunk.stride + row) * problem.classes + k];
-        const float of_chunk = scale * fma(row_sum, own[c], -sums[r / 2][n][r % 2 * 2 + c]);
-        sum = chunk.adds ? sum + of_chunk : of_chunk;
+        const int64_t k = class_at(of_panel, c);
+        if (chunk.adds && k < problem.classes) before[n][c] = of_row[k];
+      }
+    }
+#pragma unroll
+    for (int n = 0; n < kPanelTiles / kRowTiles; ++n) {
+      const int of_panel = class_tile<kRowTiles>(warp, n);
+      if (of_panel >= class_tiles) break;
+#pragma unroll
+      for (int c = 0; c < 2; ++c) {
+        const int64_t k = class_at(of_panel, c);
+        const float of_chunk = scale * fma(row_sum, own[n][c], -sums[r / 2][n][r % 2 * 2 + c]);
+        if (k < problem.classes) of_row[k] = before[n][c] + of_chunk;
       }
     }
   }

@@ -56,7 +56,8 @@ void find(const Evaluation<scalar_t, out_t>& e, const Choice& choice, void* allo
           Found& found) {
   Workspace workspace(allocation);
   const Work<accumulator_t<scalar_t>> work(e, choice, workspace);
-  const auto& [problem, plan, chunk, behind, earlier, small, verdicts, closed] = work.pass;
+  const auto& problem = work.pass.problem;
+  const auto& chunk = work.pass.chunk;
   copy(found.order, problem.rows.given_row, e.rows);
   copy(found.ref_order, problem.columns.given_row, e.ref_rows);
   const int64_t tiles = int64_t{chunk.tiles.row_tiles} * chunk.tiles.column_tiles;
