@@ -49,8 +49,9 @@ if torch.torch_version.TorchVersion(torch.__version__) < "2.10":
 ROOT = Path(__file__).resolve().parent
 # The oldest torch that the binaries run with: 2.10.
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"
-# A100, RTX 30, RTX 40, H100, B200, RTX 50. The newest also goes in as PTX, for what comes after it.
-DEFAULT_ARCHS = ("8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
+# A100, RTX 30, RTX 40, H100, B200, RTX 50. The newest also goes in as PTX, for what comes after it,
+# and that of B200 for what lies between.
+DEFAULT_ARCHS = ("8.0", "8.6", "8.9", "9.0", "10.0+PTX", "12.0+PTX")
 DEBUG = os.environ.get("DEBUG", "0") not in ("", "0")
 ONLY_AUTOGRAD = os.environ.get("ONLY_AUTOGRAD", "0") not in ("", "0")
 # As pairloss/_library.py has it.
@@ -127,11 +128,13 @@ def cuda_archs(known: set[str]) -> list[str]:
     wanted = os.environ.get("TORCH_CUDA_ARCH_LIST", "").replace(",", ";").replace(" ", ";")
     if wanted == "native":
         gpus = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
-        # Nothing to be native to: the least that still runs everywhere.
-        return [f"{major}.{minor}" for major, minor in sorted(gpus)] or ["8.0+PTX"]
+        natives = [f"{major}.{minor}" for major, minor in sorted(gpus)]
+        # Nothing to be native to, or newer than the compiler: the least that still runs everywhere.
+        is_known = bool(natives) and all(arch.replace(".", "") in known for arch in natives)
+        return natives if is_known else ["8.0+PTX"]
     if not wanted:
-        archs = [arch for arch in DEFAULT_ARCHS if arch.replace(".", "") in known]
-        return [*archs[:-1], archs[-1] + "+PTX"]
+        archs = [a for a in DEFAULT_ARCHS if a.removesuffix("+PTX").replace(".", "") in known]
+        return [*archs[:-1], archs[-1].removesuffix("+PTX") + "+PTX"]
     archs = [arch for arch in wanted.split(";") if arch]
     for arch in archs:
         form = re.fullmatch(r"(\d+)\.(\d[af]?)(\+PTX)?", arch)

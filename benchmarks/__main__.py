@@ -42,7 +42,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "training, early, in the middle and late (the first time it is trained: minutes)",
     )
     add("--what", choices=PARTS, default="full", help="full (default): forward and backward")
-    add("--methods", nargs="+", choices=METHODS, metavar="NAME", help=", ".join(METHODS))
+    add("--methods", nargs="+", choices=METHODS, metavar="NAME", help="; ".join(METHODS))
+    add("--without", nargs="+", choices=METHODS, metavar="NAME", default=[], help="of these none")
     add("--seconds", type=float, help="of rounds for each case")
     add("--patience", type=float, help="give a competitor up that takes more seconds a call")
     add(
@@ -120,7 +121,8 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     options = make_options(arguments)
-    methods = [METHODS[name] for name in arguments.methods or METHODS]
+    names = arguments.methods or METHODS
+    methods = [METHODS[name] for name in names if name not in arguments.without]
     facts = machine(arguments.device)
     facts["matrix multiply"] = ceiling.measure(arguments.device)
     for name, value in facts.items():

@@ -43,7 +43,11 @@ def main() -> None:
                 step()
             torch.cuda.synchronize()
         print(f"({rows}, {classes}), {height:g} at the label, {REPEATS} evaluations")
-        print(profiler.key_averages().table(sort_by="cuda_time_total", row_limit=10))
+        # Kernels' names begin alike, and a large batch has twenty.
+        table = profiler.key_averages().table(
+            sort_by="cuda_time_total", row_limit=-1, max_name_column_width=200
+        )
+        print(table, flush=True)
 
 
 if __name__ == "__main__":

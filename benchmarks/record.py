@@ -65,7 +65,10 @@ class Record:
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         content = {"format": FORMAT, "benchmark": "pair_kl_hinge", **asdict(self)}
-        path.write_text(json.dumps(content, indent=1) + "\n")
+        # Saved again after every case: a run that is ended in between keeps the one before.
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(json.dumps(content, indent=1) + "\n")
+        os.replace(partial, path)
 
     @staticmethod
     def load(path: Path) -> Record:

@@ -419,7 +419,7 @@ def _check_level_weights(weights: Sequence[float] | Tensor, labels: Tensor | Non
         raise ValueError(f"level_weights: expected one for each of {levels} levels, got {got}")
     for value in values:
         check_number("level_weights", value)
-    return torch.tensor(values, dtype=torch.float64)
+    return torch.tensor(values, dtype=torch.float64, device="cpu")  # whatever the default device is
 
 
 def _check_tensor(argument: str, value: object) -> None:

@@ -90,7 +90,7 @@ class Closure(NamedTuple):
     def similarity(self) -> Tensor:
         """(N, N) int8 in {1, 0 = unknown, -1}, for ``pair_kl_hinge_loss_from_similarity``."""
         components = int(self.component.max()) + 1 if len(self.component) else 0
-        of_components = torch.eye(components, dtype=torch.int8)
+        of_components = torch.eye(components, dtype=torch.int8, device="cpu")
         for a, b in ((0, 1), (1, 0)):
             of_components[self.cannot_link[:, a], self.cannot_link[:, b]] = -1
         return of_components[self.component][:, self.component]
@@ -105,7 +105,7 @@ class Closure(NamedTuple):
         sizes = torch.bincount(self.component)
         constrained = sizes > 1
         constrained[self.cannot_link.flatten()] = True
-        known = torch.eye(len(sizes), dtype=torch.bool)
+        known = torch.eye(len(sizes), dtype=torch.bool, device="cpu")
         for a, b in ((0, 1), (1, 0)):
             known[self.cannot_link[:, a], self.cannot_link[:, b]] = True
         unknown = ~known & constrained[:, None] & constrained
@@ -159,7 +159,7 @@ def _checked(pairs: Tensor, similar: Tensor, rows: int) -> tuple[Indices, Flags]
         raise ValueError(f"rows: expected a value >= 0, got {rows}")
     if isinstance(pairs, Tensor) and pairs.device.type != "cpu":
         raise ValueError(f"pairs: expected the CPU, got {pairs.device}")
-    inputs = check_pair_list(torch.empty(rows, 1), pairs, similar)
+    inputs = check_pair_list(torch.empty(rows, 1, device="cpu"), pairs, similar)
     return inputs.pairs.numpy(), inputs.similar.numpy()
 
 

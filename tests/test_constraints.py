@@ -22,6 +22,15 @@ def listed(must: list[tuple[int, int]], cannot: list[tuple[int, int]]) -> tuple[
     return pairs, torch.arange(len(pairs)) < len(must)
 
 
+def test_default_device_does_not_matter() -> None:
+    pairs, similar = listed([(1, 0), (2, 1)], [(2, 4)])
+    with torch.device("meta"):
+        closure = constraints.close(pairs, similar, 5)
+        labels, similarity = closure.labels(), closure.similarity()
+    assert labels.tolist() == closure.labels().tolist()
+    assert similarity.tolist() == closure.similarity().tolist()
+
+
 def test_a_case_by_hand() -> None:
     """0 = 1 = 2, 4 = 5, 2 differs from 4; 3 and 6 are free, 6 is named with itself."""
     pairs, similar = listed([(1, 0), (2, 1), (5, 4), (4, 5), (6, 6)], [(2, 4), (4, 2)])

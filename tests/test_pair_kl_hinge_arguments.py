@@ -504,3 +504,16 @@ def test_log_probabilities_as_they_are(device: torch.device) -> None:
     expected = pair_kl_hinge_loss(logits, labels)
     for same in (torch.log_softmax(logits, 1), torch.softmax(logits, 1).log()):
         torch.testing.assert_close(pair_kl_hinge_loss(same, labels), expected)
+
+
+@implementations
+def test_default_device_does_not_matter(device: torch.device, impl: str) -> None:
+    logits, labels = cases.make(BATCH).to(device)
+    levels = torch.stack([labels, labels % 2], 1)
+
+    def evaluate() -> torch.Tensor:
+        return pair_kl_hinge_loss(logits, levels, level_weights=[0.3, 1.0], impl=impl)
+
+    expected = evaluate()
+    with torch.device("meta"):
+        assert torch.equal(evaluate(), expected)

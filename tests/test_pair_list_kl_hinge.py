@@ -457,7 +457,11 @@ def test_second_derivative_is_refused_by_the_kernels_alone(
             **options,
         )
 
-    assert torch.autograd.gradgradcheck(reference, logits.detach().requires_grad_())
+    assert torch.autograd.gradgradcheck(
+        reference,
+        logits.detach().requires_grad_(),
+        nondet_tol=1e-12,  # index_add on a GPU
+    )
 
 
 # ---- The same bits, little memory, other instruction sets ----------------------------------------

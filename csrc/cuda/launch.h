@@ -39,8 +39,10 @@ void launch(void (*kernel)(Parameters...), dim3 grid, int threads, cudaStream_t 
 template <typename... Parameters, typename... Arguments>
 void launch_with_shared(void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared_bytes,
                         cudaStream_t stream, const Arguments&... arguments) {
-  STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                      static_cast<int>(shared_bytes)));
+  const cudaError_t set = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                               static_cast<int>(shared_bytes));
+  if (set != cudaSuccess) cudaGetLastError();  // else the next launch would report it once more
+  STD_CUDA_CHECK(set);
   kernel<<<grid, threads, shared_bytes, stream>>>(arguments...);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }

@@ -54,8 +54,9 @@ Evaluation<scalar_t, out_t> make_evaluation(const Arguments& a) {
 // the stream.
 template <typename scalar_t, typename out_t>
 void enqueue(const Evaluation<scalar_t, out_t>& evaluation, const Tensor& logits) {
-  const int64_t bytes = workspace_bytes(evaluation);
-  const Tensor workspace = torch::stable::new_empty(logits, {bytes}, ScalarType::Byte);
+  STD_TORCH_CHECK(evaluation.classes <= kMostClasses, "logits: expected at most ", kMostClasses,
+                  " classes on CUDA, got ", evaluation.classes);
+  const Tensor workspace = new_workspace(logits, workspace_bytes(evaluation));
   run_pair_kl_hinge(evaluation, workspace.mutable_data_ptr(),
                     current_stream(logits.get_device_index()));
 }

@@ -61,8 +61,7 @@ void run(const PairListArguments& a, const Tensor* upstream, Tensor* loss, Tenso
   if (stats != nullptr) call.stats = stats->mutable_data_ptr<double>();
   if (grad != nullptr) call.grad = grad->mutable_data_ptr<out_t>();
 
-  const Tensor workspace =
-      torch::stable::new_empty(a.logits, {lay_out_list_workspace(call, nullptr)}, ScalarType::Byte);
+  const Tensor workspace = new_workspace(a.logits, lay_out_list_workspace(call, nullptr));
   lay_out_list_workspace(call, workspace.mutable_data_ptr());
   run_pair_list_kl_hinge(call, current_stream(a.logits.get_device_index()));
 }

@@ -26,6 +26,9 @@ constexpr int64_t kTensorProductBlocks = 512;
 constexpr int64_t kCountBlocks = 4096;
 constexpr int kSumThreads = 256;
 
+// A grid of products_kernel has so many panels at most.
+constexpr int64_t kMostClasses = int64_t{65535} * kNarrowPanel;
+
 // One pass over the pairs: of all rows with all columns.
 struct Plan {
   int64_t rows, columns, classes;

@@ -57,44 +57,55 @@ struct Counts {
   int64_t similar, dissimilar;
 };
 
-// By a whole block, of which each thread gets the result. A thread compares a row with four columns
-// at a time, whose labels stay in registers: three instructions a pair.
+// By a whole block, of which each thread gets the result. A thread compares four rows with four
+// columns at a time, whose labels stay in registers: five instructions a pair.
 template <typename acc_t>
 __device__ Counts count_by_labels(const Problem<acc_t>& problem, Range rows, Range columns,
                                   int level, bool with_itself) {
-  constexpr int kColumns = 4;
-  const int64_t stride = int64_t{blockDim.x} * kColumns, ignored = problem.ignore_index;
-  // At first what is ignored counts like others, all with one label.
-  int64_t equal = 0, ignored_columns = 0, all_columns = 0, ignored_rows = 0;
-  for (int64_t first = columns.begin + threadIdx.x; first - threadIdx.x < columns.end;
-       first += stride) {
-    int64_t labels[kColumns];
+  constexpr int kRows = 4, kColumns = 4;
+  // Beyond the last row or column, labels are as those that are ignored; and these count like
+  // others at first, all with one label.
+  const int row_count = static_cast<int>(rows.end - rows.begin);
+  const int column_count = static_cast<int>(columns.end - columns.begin);
+  const auto label = [&](const Side<acc_t>& side, const Range& range, int number, int count) {
+    const int64_t* const first = side.labels + range.begin * problem.level_count + level;
+    return number < count ? first[int64_t{number} * problem.level_count] : problem.ignore_index;
+  };
+  int64_t equal = 0;
+  int valid_rows = 0, valid_columns = 0, ignored_columns = 0;
+  for (int begin = 0; begin < column_count; begin += blockDim.x * kColumns) {
+    int64_t of_columns[kColumns];
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
-      const int64_t j = first + c * blockDim.x;
-      labels[c] = j < columns.end ? problem.label(problem.columns, j, level) : ignored;
-      ignored_columns += labels[c] == ignored;
+      const int number = begin + c * blockDim.x + threadIdx.x;
+      of_columns[c] = label(problem.columns, columns, number, column_count);
+      const bool valid = of_columns[c] != problem.ignore_index;
+      valid_columns += valid;
+      ignored_columns += !valid;
     }
-    all_columns += kColumns;
     unsigned hits = 0;
-#pragma unroll 4
-    for (int64_t i = rows.begin; i < rows.end; ++i) {
-      const int64_t label = problem.label(problem.rows, i, level);
+    for (int i = 0; i < row_count; i += kRows) {
+      int64_t of_rows[kRows];
 #pragma unroll
-      for (int c = 0; c < kColumns; ++c) hits += label == labels[c];
+      for (int r = 0; r < kRows; ++r) of_rows[r] = label(problem.rows, rows, i + r, row_count);
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+        for (int c = 0; c < kColumns; ++c) hits += of_rows[r] == of_columns[c];
+      }
     }
     equal += hits;
   }
-  for (int64_t i = rows.begin + threadIdx.x; i < rows.end; i += blockDim.x)
-    ignored_rows += problem.label(problem.rows, i, level) == ignored;
+  for (int i = threadIdx.x; i < row_count; i += blockDim.x)
+    valid_rows += label(problem.rows, rows, i, row_count) != problem.ignore_index;
   equal = reduce_block<Sum>(equal);
+  valid_rows = reduce_block<Sum>(valid_rows);
+  valid_columns = reduce_block<Sum>(valid_columns);
   ignored_columns = reduce_block<Sum>(ignored_columns);
-  all_columns = reduce_block<Sum>(all_columns);
-  ignored_rows = reduce_block<Sum>(ignored_rows);
-  const int64_t valid_rows = rows.end - rows.begin - ignored_rows;
+  const int64_t ignored_rows = ceil_div(row_count, kRows) * kRows - valid_rows;
   const int64_t similar = equal - ignored_rows * ignored_columns;
-  const int64_t dissimilar = valid_rows * (all_columns - ignored_columns) - similar;
-  return {with_itself ? similar - valid_rows : similar, dissimilar};
+  const int64_t valid = int64_t{valid_rows} * valid_columns;
+  return {with_itself ? similar - valid_rows : similar, valid - similar};
 }
 
 // The same of a similarity matrix; mirrored: both (i, j) and (j, i).

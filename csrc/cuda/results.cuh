@@ -49,7 +49,7 @@ constexpr int kRowLossThreads = kRowLossParts * kTile;
 // of earlier chunks. Grid: the row tiles. Neighbouring threads have neighbouring rows, as memory
 // has, and each a part of the column tiles, for it waits for them.
 template <typename acc_t>
-__global__ void __launch_bounds__(kRowLossThreads)
+__global__ void __launch_bounds__(kRowLossThreads, 1)
     row_losses_kernel(Chunk<acc_t> chunk, bool adds, double* losses) {
   PAIRLOSS_SHARED(double, of_parts, [kRowLossParts][kTile]);
   const int row_tile = blockIdx.x, row = threadIdx.x % kTile, part = threadIdx.x / kTile;

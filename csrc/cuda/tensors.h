@@ -10,6 +10,7 @@
 #include <torch/headeronly/util/Half.h>
 
 #include <cstdint>
+#include <exception>
 
 #include "check.h"
 
@@ -36,6 +37,16 @@ inline cudaStream_t current_stream(int32_t device) {
   void* stream = nullptr;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
   return static_cast<cudaStream_t>(stream);
+}
+
+// What a call needs besides its results.
+inline Tensor new_workspace(const Tensor& logits, int64_t bytes) {
+  try {
+    return torch::stable::new_empty(logits, {bytes}, ScalarType::Byte);
+  } catch (const std::exception& error) {  // of older releases of torch, which does not say why
+    STD_TORCH_CHECK(false, "CUDA out of memory: pairloss tried to allocate ", bytes,
+                    " bytes of workspace. ", error.what());
+  }
 }
 
 }  // namespace pairloss::cuda

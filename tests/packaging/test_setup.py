@@ -114,7 +114,7 @@ def test_toolkit_behind_a_link_to_nvcc(
 def test_compute_capabilities(setup: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     old, new = {"80", "86", "89", "90"}, {"75", "80", "86", "89", "90", "90a", "100", "120"}
     assert setup.cuda_archs(old) == ["8.0", "8.6", "8.9", "9.0+PTX"]
-    assert setup.cuda_archs(new) == ["8.0", "8.6", "8.9", "9.0", "10.0", "12.0+PTX"]
+    assert setup.cuda_archs(new) == ["8.0", "8.6", "8.9", "9.0", "10.0+PTX", "12.0+PTX"]
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0 9.0a;12.0+PTX")
     archs = setup.cuda_archs(new)
     assert archs == ["8.0", "9.0a", "12.0+PTX"]
@@ -128,6 +128,8 @@ def test_compute_capabilities(setup: ModuleType, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(setup.torch.cuda, "get_device_capability", lambda i: (9, 0))
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "native")
     assert setup.cuda_archs(new) == ["9.0"]
+    monkeypatch.setattr(setup.torch.cuda, "get_device_capability", lambda i: (13, 0))
+    assert setup.cuda_archs(new) == ["8.0+PTX"]
 
 
 @pytest.mark.parametrize("wrong", ["Hopper", "90", "13.7", "9.0+SASS"])
