@@ -20,15 +20,14 @@
 #include <type_traits>
 
 #include "cuda/launch.h"
+#include "cuda/reductions.cuh"
 #include "cuda/search.cuh"
 #include "pair_math.h"
 
 namespace pairloss::cuda {
 namespace {
 
-constexpr int kListWarp = 32;
-constexpr unsigned kListLanes = 0xffffffffu;
-constexpr int kListThreads = 256;
+constexpr int kListThreads = 256, kListReduceThreads = 1024;
 
 struct ListCounts {
   unsigned long long similar, dissimilar;  // unordered pairs
@@ -78,42 +77,29 @@ struct PairListCall {
 
 __device__ int64_t list_thread() { return int64_t{blockIdx.x} * blockDim.x + threadIdx.x; }
 
-template <typename T>
-__device__ T list_warp_sum(T value) {
-  for (int lanes = kListWarp / 2; lanes > 0; lanes /= 2)
-    value += __shfl_xor_sync(kListLanes, value, lanes);
-  return value;
-}
-
-__device__ inline double list_warp_max(double value) {
-  for (int lanes = kListWarp / 2; lanes > 0; lanes /= 2)
-    value = fmax(value, __shfl_xor_sync(kListLanes, value, lanes));
-  return value;
-}
-
 // A warp per row, in double, which takes the rounding of log-sum-exp out of the differences of
 // rows. log K cancels in them; where P is nearly uniform what is stored is small and keeps its
 // digits.
 template <typename Call>
 __global__ void __launch_bounds__(kListThreads, 1) list_softmax_kernel(Call call) {
   if (list_thread() == 0) *call.counts = {0, 0, 0};
-  const int64_t row = list_thread() / kListWarp, lane = threadIdx.x % kListWarp;
+  const int64_t row = list_thread() / kWarp, lane = threadIdx.x % kWarp;
   if (row >= call.rows) return;
   const auto* z = call.logits + row * call.classes;
   using acc_t = std::remove_reference_t<decltype(*call.p)>;
 
   // fmax drops NaN, but the sum does not. +inf gives inf - inf = NaN, and so do -inf throughout.
   double largest = -INFINITY;
-  for (int64_t k = lane; k < call.classes; k += kListWarp)
+  for (int64_t k = lane; k < call.classes; k += kWarp)
     largest = fmax(largest, static_cast<double>(z[k]));
-  largest = list_warp_max(largest);
+  largest = reduce_lanes<Maximum>(largest);
   double sum = 0.0;
-  for (int64_t k = lane; k < call.classes; k += kListWarp)
+  for (int64_t k = lane; k < call.classes; k += kWarp)
     sum += exp(static_cast<double>(z[k]) - largest);
-  sum = list_warp_sum(sum);
+  sum = reduce_lanes<Sum>(sum);
 
   const double log_mean = log(sum / static_cast<double>(call.classes)), reciprocal = 1.0 / sum;
-  for (int64_t k = lane; k < call.classes; k += kListWarp) {
+  for (int64_t k = lane; k < call.classes; k += kWarp) {
     const double shifted = static_cast<double>(z[k]) - largest;
     const int64_t at = row * call.classes + k;
     call.p[at] = flush_probability(static_cast<acc_t>(exp(shifted) * reciprocal));
@@ -132,10 +118,10 @@ __global__ void __launch_bounds__(kListThreads) list_counts_kernel(Call call) {
     similar += i != j && call.similar[e];
     dissimilar += i != j && !call.similar[e];
   }
-  similar = list_warp_sum(similar);
-  dissimilar = list_warp_sum(dissimilar);
-  bad = __any_sync(kListLanes, bad);
-  if (threadIdx.x % kListWarp != 0) return;
+  similar = reduce_lanes<Sum>(similar);
+  dissimilar = reduce_lanes<Sum>(dissimilar);
+  bad = __any_sync(kAllLanes, bad);
+  if (threadIdx.x % kWarp != 0) return;
   if (similar > 0) atomicAdd(&call.counts->similar, similar);
   if (dissimilar > 0) atomicAdd(&call.counts->dissimilar, dissimilar);
   if (bad) atomicOr(&call.counts->bad_index, 1);
@@ -146,31 +132,32 @@ __global__ void __launch_bounds__(kListThreads) list_counts_kernel(Call call) {
 template <typename Call>
 __global__ void __launch_bounds__(kListThreads, 2) list_rows_kernel(Call call) {
   using acc_t = std::remove_reference_t<decltype(*call.p)>;
-  const int64_t i = list_thread() / kListWarp, lane = threadIdx.x % kListWarp;
+  const int64_t i = list_thread() / kWarp, lane = threadIdx.x % kWarp;
   if (i >= call.rows) return;
   const int64_t classes = call.classes;
   const acc_t *p_i = call.p + i * classes, *log_p_i = call.log_p + i * classes;
   double* const sums = call.grad == nullptr ? nullptr : call.sums + i * classes;
-  for (int64_t k = lane; sums != nullptr && k < classes; k += kListWarp) sums[k] = 0.0;
+  for (int64_t k = lane; sums != nullptr && k < classes; k += kWarp) sums[k] = 0.0;
 
   const KindScales scales = call.scales();
   const acc_t margin = static_cast<acc_t>(call.margin);
   const bool first_too = call.gradient == Gradient::both;
-  const int64_t end = lower_bound(call.sorted, 2 * call.count, i + 1);
+  const int64_t begin = lower_bound_of_warp(call.sorted, 2 * call.count, i);
+  const int64_t end = lower_bound_of_warp(call.sorted, 2 * call.count, i + 1);
   ListRowSums of_row{0.0, 0.0, 0};
   double both_ways = 0.0;
-  for (int64_t at = lower_bound(call.sorted, 2 * call.count, i); at < end; ++at) {
+  for (int64_t at = begin; at < end; ++at) {
     const int64_t entry = call.order[at], e = entry / 2, j = call.pairs[entry ^ 1];
     if (j == i || !call.is_row(j)) continue;
     const acc_t *p_j = call.p + j * classes, *log_p_j = call.log_p + j * classes;
     acc_t there = 0, back = 0;  // D_ij, D_ji
-    for (int64_t k = lane; k < classes; k += kListWarp) {
+    for (int64_t k = lane; k < classes; k += kWarp) {
       const acc_t ratio = log_p_i[k] - log_p_j[k];
       there += kl_term(p_i[k], ratio);
       back -= kl_term(p_j[k], ratio);
     }
-    there = list_warp_sum(there);
-    back = list_warp_sum(back);
+    there = reduce_lanes<Sum>(there);
+    back = reduce_lanes<Sum>(back);
 
     const bool similar = call.similar[e];
     double weight = similar ? scales.similar : scales.dissimilar;
@@ -187,7 +174,7 @@ __global__ void __launch_bounds__(kListThreads, 2) list_rows_kernel(Call call) {
     if (call.upstream != nullptr) weight *= call.upstream[i] + call.upstream[j];
     const double g = similar ? weight : -weight;
     const bool first = first_too && there_counts;
-    for (int64_t k = lane; k < classes; k += kListWarp) {
+    for (int64_t k = lane; k < classes; k += kWarp) {
       double sum = 0.0;
       // Where P = 0, the difference may be infinite or NaN.
       if (first) sum += g * kl_term(p_i[k], log_p_i[k] - log_p_j[k]);
@@ -200,9 +187,9 @@ __global__ void __launch_bounds__(kListThreads, 2) list_rows_kernel(Call call) {
   // the sums, not from the divergences, rounding too leaves the classes by their P, and a gradient
   // that adds up to 0: see without_rest() in results.cuh.
   double sum_of_row = 0.0;
-  for (int64_t k = lane; sums != nullptr && k < classes; k += kListWarp) sum_of_row += sums[k];
-  sum_of_row = list_warp_sum(sum_of_row);
-  for (int64_t k = lane; sums != nullptr && k < classes; k += kListWarp) {
+  for (int64_t k = lane; sums != nullptr && k < classes; k += kWarp) sum_of_row += sums[k];
+  sum_of_row = reduce_lanes<Sum>(sum_of_row);
+  for (int64_t k = lane; sums != nullptr && k < classes; k += kWarp) {
     const double mean = p_i[k] == acc_t(0) ? 0.0 : p_i[k] * sum_of_row;
     using out_t = std::remove_reference_t<decltype(*call.grad)>;
     call.grad[i * classes + k] = static_cast<out_t>(static_cast<acc_t>(sums[k] - mean));
@@ -213,19 +200,20 @@ __global__ void __launch_bounds__(kListThreads, 2) list_rows_kernel(Call call) {
     call.loss[i] = static_cast<acc_t>(both_ways);
 }
 
-// One warp, in the order of the rows.
+// One block, in the order of the rows.
 template <typename Call>
-__global__ void list_reduce_kernel(Call call) {
+__global__ void __launch_bounds__(kListReduceThreads, 1) list_reduce_kernel(Call call) {
   double similar = 0.0, dissimilar = 0.0;
   unsigned long long active = 0;
-  for (int64_t row = threadIdx.x; row < call.rows; row += kListWarp) {
+#pragma unroll 4  // it waits for memory alone
+  for (int64_t row = threadIdx.x; row < call.rows; row += kListReduceThreads) {
     similar += call.of_row[row].similar;
     dissimilar += call.of_row[row].dissimilar;
     active += static_cast<unsigned long long>(call.of_row[row].active);
   }
-  similar = list_warp_sum(similar);
-  dissimilar = list_warp_sum(dissimilar);
-  active = list_warp_sum(active);
+  similar = reduce_block<Sum>(similar);
+  dissimilar = reduce_block<Sum>(dissimilar);
+  active = reduce_block<Sum>(active);
   if (threadIdx.x != 0) return;
   const ListCounts counts = *call.counts;
   const double dissimilar_pairs = static_cast<double>(counts.dissimilar);
@@ -274,7 +262,7 @@ int64_t lay_out_list_workspace(Call& call, void* base) {
 // call: with its workspace; at least one row.
 template <typename Call>
 void run_pair_list_kl_hinge(const Call& call, cudaStream_t stream) {
-  constexpr int kRowsPerBlock = kListThreads / kListWarp;
+  constexpr int kRowsPerBlock = kListThreads / kWarp;
   const dim3 rows(static_cast<unsigned>((call.rows + kRowsPerBlock - 1) / kRowsPerBlock));
   launch(list_softmax_kernel<Call>, rows, kListThreads, stream, call);
   if (call.count > 0) {
@@ -283,7 +271,8 @@ void run_pair_list_kl_hinge(const Call& call, cudaStream_t stream) {
     launch(list_counts_kernel<Call>, grid, kListThreads, stream, call);
   }
   launch(list_rows_kernel<Call>, rows, kListThreads, stream, call);
-  if (call.stats != nullptr) launch(list_reduce_kernel<Call>, dim3(1), kListWarp, stream, call);
+  if (call.stats != nullptr)
+    launch(list_reduce_kernel<Call>, dim3(1), kListReduceThreads, stream, call);
 }
 
 }  // namespace

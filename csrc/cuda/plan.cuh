@@ -122,14 +122,19 @@ Plan make_plan(const Problem<acc_t>& problem, bool tensor, int64_t chunk_rows) {
   return plan;
 }
 
-// The pairs are counted by tiles of many sizes: small ones are done sooner, but large ones are not
-// as many.
+// The tiles that the pairs are counted in: small ones are done sooner, but of large batches there
+// would be too many.
 inline PairTiles count_tiles(int64_t rows, int64_t columns, bool within) {
   constexpr int64_t kLeastRows = 16, kLeastColumns = 128, kParts = 64;
-  const int row_parts = static_cast<int>(std::min(ceil_div(rows, kLeastRows), kParts));
-  if (within) return {row_parts, row_parts, true};
-  const int64_t column_parts = std::min(ceil_div(columns, kLeastColumns), kCountBlocks / row_parts);
-  return {row_parts, static_cast<int>(column_parts), false};
+  const int64_t row_parts = ceil_div(rows, kLeastRows);
+  if (within) {
+    const int parts = static_cast<int>(std::min(row_parts, kParts));
+    return {parts, parts, true};
+  }
+  const int64_t column_parts =
+      std::min(ceil_div(columns, kLeastColumns), std::max(kParts, kCountBlocks / row_parts));
+  return {static_cast<int>(std::min(row_parts, kCountBlocks / column_parts)),
+          static_cast<int>(column_parts), false};
 }
 
 // Four classes per thread keep short rows to a warp.

@@ -1,5 +1,5 @@
 """Index maps of the tiled CUDA kernels: which tiles there are, whose marks are where, and where an
-operand of the tensor cores lies."""
+operand of the tensor cores lies; how the work is cut, and searches."""
 
 from __future__ import annotations
 
@@ -18,6 +18,11 @@ def library() -> ctypes.CDLL:
     library.list_tiles.restype = library.octet_of.restype = ctypes.c_int64
     library.list_tiles.argtypes = [ctypes.c_int64] * 3 + [ctypes.c_void_p]
     library.octet_of.argtypes = [ctypes.c_int64] * 2
+    library.chunk_rows.restype = library.counted_tiles.restype = ctypes.c_int64
+    library.chunk_rows.argtypes = [ctypes.c_int64] * 3
+    library.counted_tiles.argtypes = [ctypes.c_int64] * 3 + [ctypes.c_void_p]
+    library.search.restype = None
+    library.search.argtypes = [ctypes.c_void_p, ctypes.c_int64] * 2 + [ctypes.c_void_p] * 2
     library.mirror_of.restype = ctypes.c_uint64
     library.mirror_of.argtypes = [ctypes.c_uint64]
     library.ordered.restype, library.unordered.restype = ctypes.c_int64, ctypes.c_float
@@ -87,3 +92,48 @@ def test_floats_in_their_order(library: ctypes.CDLL) -> None:
     assert bits == sorted(bits)
     for x, of_x in zip(floats, bits, strict=True):
         assert library.unordered(of_x) == np.float32(x)
+
+
+@pytest.mark.parametrize("rows", [16384, 16385, 17000, 33000, 100_000, 2**20])
+@pytest.mark.parametrize("levels", [1, 3])
+def test_chunks_are_few_and_of_one_size(library: ctypes.CDLL, rows: int, levels: int) -> None:
+    of_chunk = library.chunk_rows(rows, 34, levels)
+    count = -(-rows // of_chunk)
+    if rows * rows * levels <= 2**28:
+        assert count == 1
+        return
+    assert of_chunk % 64 == 0
+    most = max(2**28 // rows // levels // 64 * 64, 64)
+    assert of_chunk <= most and count == -(-rows // most)
+    assert rows - (count - 1) * of_chunk > of_chunk - 64 * count  # the last one, which has the rest
+
+
+@pytest.mark.parametrize("rows", [1, 15, 128, 1000, 16384, 2**20])
+@pytest.mark.parametrize("columns", [None, 1, 300, 65536])
+def test_pairs_are_counted_in_a_few_thousand_tiles(
+    library: ctypes.CDLL, rows: int, columns: int | None
+) -> None:
+    sizes = np.zeros(2, np.int64)
+    count = library.counted_tiles(rows, columns or 0, columns is None, sizes.ctypes.data)
+    assert 1 <= count <= 4096
+    # More where that makes each of them small.
+    assert count >= min(2000, rows * (columns or rows) // 2**13)
+    assert sizes[0] * sizes[1] < 2**31  # what a block counts fits into an int
+
+
+@pytest.mark.parametrize("size", [0, 1, 31, 32, 33, 34, 1000, 1088, 1089, 1090, 5000])
+def test_searches(library: ctypes.CDLL, size: int) -> None:
+    random = np.random.default_rng(size)
+    values = np.arange(-2, 152)
+    for greatest in (1, 20, 150):
+        numbers = np.sort(random.integers(0, greatest, size))
+        found = np.full((2, len(values)), -1)
+        library.search(
+            numbers.ctypes.data,
+            size,
+            values.ctypes.data,
+            len(values),
+            *(x.ctypes.data for x in found),
+        )
+        for places in found:
+            assert places.tolist() == np.searchsorted(numbers, values).tolist()
