@@ -230,7 +230,7 @@ __global__ void __launch_bounds__(tensor_product_threads(kBoth), kBoth ? 1 : 2)
     };
     // All loads before the first store, for the compiler has to think that it changes what they
     // read.
-    float own[kPanelTiles / kRowTiles][2], before[kPanelTiles / kRowTiles][2] = {};
+    float own[kPanelTiles / kRowTiles][2] = {}, before[kPanelTiles / kRowTiles][2] = {};
 #pragma unroll
     for (int n = 0; n < kPanelTiles / kRowTiles; ++n) {
       const int of_panel = class_tile<kRowTiles>(warp, n), half = of_panel % kStepOctets;
