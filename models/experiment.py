@@ -107,9 +107,13 @@ class Experiment:
             for ended in self.ended(row, phase)
         ]
         common = {name: runs[0][name] for name in ("command", "data", "versions")}
+        # A run that went on later, or elsewhere, keeps what is other than the first one's.
         return {
             **common,
-            "runs": [{k: v for k, v in each.items() if k not in common} for each in runs],
+            "runs": [
+                {k: v for k, v in each.items() if k not in common or v != common[k]}
+                for each in runs
+            ],
         }
 
     def page(self, title: str, nmi: str, tsne_points: int) -> report.Page:

@@ -88,16 +88,19 @@ def run(
         RecipeError, WeightsError, CheckpointError, DataError, NonFiniteLossError
     """
     began = None if start is None else read_recipe(start).plain()
+    images = data.identity()
+    settings = {"start": began, "images": images}
+    # A value that an older recipe did not have yet was what its default does now, and what an older
+    # run does not say of its images is not compared.
+    older = {**Recipe().plain(), "start": Recipe().plain(), "images": images}
     if resume and (out / "results.json").exists():
         results = read_results(out)
-        # A value that an older recipe did not have yet was what its default does now.
-        old, old_start = (
-            v and from_values(v).plain() for v in (results["recipe"], results["start"])
-        )
+        seen = {name: value for name, value in results["data"].items() if name in images}
         checkpoint.check_settings(
             out / "results.json",
-            {**(old or {}), "start": old_start},
-            {**recipe.plain(), "start": began},
+            {**results["recipe"], "start": results["start"], "images": seen},
+            {**recipe.plain(), **settings},
+            older,
         )
         return results
     network = build(recipe, data)
@@ -115,7 +118,8 @@ def run(
         evaluate=lambda model: epoch_scores(model, data, clusters=recipe.clusters),
         checkpoint_path=checkpoint_path,
         checkpoint_every=checkpoint_every,
-        settings={"start": began},
+        settings=settings,
+        older=older,
         resume=resume,
         title=title,
     )
@@ -124,7 +128,7 @@ def run(
         "command": command,
         "recipe": recipe.plain(),
         "start": began,
-        "data": _describe(data),
+        "data": {"title": data.title, **images, "notes": data.notes},
         "network": {
             "name": recipe.network,
             "in_shape": list(data.in_shape),
@@ -231,16 +235,6 @@ def versions(device: torch.device) -> dict[str, str]:
         "device": torch.cuda.get_device_name(device) if on_gpu else f"CPU ({platform.machine()})",
         "threads": str(torch.get_num_threads()),
         "processes": str(distributed.world_size()),
-    }
-
-
-def _describe(data: ImageData) -> dict[str, Any]:
-    return {
-        "title": data.title,
-        "levels": {level.name: list(level.classes) for level in data.levels},
-        "train_images": len(data.train),
-        "test_images": len(data.test),
-        "notes": data.notes,
     }
 
 

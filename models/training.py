@@ -37,6 +37,7 @@ def train(
     checkpoint_path: Path,
     checkpoint_every: int = 1,
     settings: dict[str, Any] | None = None,
+    older: dict[str, Any] | None = None,
     resume: bool = False,
     title: str = "training",
 ) -> list[Record]:
@@ -55,6 +56,7 @@ def train(
         checkpoint_every: write one only after every so many epochs, and after the last.
         settings: what else, beside the recipe, makes the run what it is; a checkpoint with other
             settings is refused.
+        older: see :func:`models.checkpoint.check_settings`.
         resume: go on from ``checkpoint_path`` where it exists.
 
     Raises:
@@ -82,7 +84,7 @@ def train(
             checkpoint.save(checkpoint_path, {"settings": settings, "history": history, **states})
 
     if resume and checkpoint_path.exists():
-        state = checkpoint.load(checkpoint_path, settings, data.labels.device)
+        state = checkpoint.load(checkpoint_path, settings, data.labels.device, older)
         for name, part in parts.items():
             part.load_state_dict(state[name])
         history = state["history"]

@@ -60,7 +60,7 @@ class FileSplit(Split):
     def in_memory(self) -> MemorySplit:
         batches = torch.arange(len(self)).split(64)
         images = torch.cat(list(self._bytes(batches, None)))
-        return MemorySplit(images, self.labels, normalise)
+        return MemorySplit(images, self.labels, normalise, self.paths)
 
     def _read(self, batches: Sequence[Tensor], seed: int | None) -> Iterator[Batch]:
         device = self.labels.device

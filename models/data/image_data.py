@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,9 +70,13 @@ class Level:
 
 
 class Split(ABC):
-    """Images and their labels (n, G), int64: column 0 fine, column 1 coarse, then coarser still."""
+    """Images and their labels (n, G), int64: column 0 fine, column 1 coarse, then coarser still.
+
+    ``paths`` are the files that the images are read from, or were; empty where they are in none.
+    """
 
     labels: Tensor
+    paths: tuple[Path, ...]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -132,6 +140,7 @@ class MemorySplit(Split):
     images: Tensor
     labels: Tensor
     prepare: Callable[[Tensor], Tensor] | None = None
+    paths: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         if self.labels.ndim != 2 or len(self.labels) != len(self.images):
@@ -149,8 +158,9 @@ class MemorySplit(Split):
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
     def subset(self, rows: Tensor) -> MemorySplit:
+        paths = tuple(self.paths[row] for row in rows.tolist()) if self.paths else ()
         rows = rows.to(self.labels.device)
-        return replace(self, images=self.images[rows], labels=self.labels[rows])
+        return replace(self, images=self.images[rows], labels=self.labels[rows], paths=paths)
 
     def with_labels(self, labels: Tensor) -> MemorySplit:
         return replace(self, labels=labels)
@@ -188,6 +198,26 @@ class ImageData:
 
     def to(self, device: torch.device) -> ImageData:
         return replace(self, train=self.train.to(device), test=self.test.to(device))
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this data set from others, as plain data; no pixel is read for it.
+
+        The fingerprint is that of every image's labels and, of image files, of their paths in the
+        folder that they all lie in: the data set may be moved, and kept in memory or not.
+        """
+        levels = {level.name: list(level.classes) for level in self.levels}
+        seen = hashlib.sha256(json.dumps(levels).encode())
+        paths = [str(path) for split in (self.train, self.test) for path in split.paths]
+        folder = os.path.commonpath(paths) if paths else ""
+        for split in (self.train, self.test):
+            names = [str(path)[len(folder) :].lstrip(os.sep) for path in split.paths]
+            seen.update(json.dumps([len(split), names, split.labels.tolist()]).encode())
+        return {
+            "levels": levels,
+            "train_images": len(self.train),
+            "test_images": len(self.test),
+            "fingerprint": seen.hexdigest()[:16],
+        }
 
 
 def standardise(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor, str]:

@@ -62,6 +62,19 @@ def test_other_settings_are_refused(tmp_path):
         checkpoint.load(path, {**SETTINGS, "lr": 0.1, "seed": 3}, CPU)
 
 
+def test_of_a_long_setting_the_difference_is_shown(tmp_path):
+    path = tmp_path / "run.pt"
+    names = [f"class {i}" for i in range(500)]
+    checkpoint.save(path, {"settings": {"images": {"classes": names, "n": 3}}})
+    changed = [*names[:300], "another", *names[301:]]
+    with pytest.raises(CheckpointError) as error:
+        checkpoint.load(path, {"images": {"classes": changed, "n": 3}}, CPU)
+    was, now = str(error.value).partition("images.classes was ")[2].split(", now ")
+    assert "class 300" in was
+    assert "another" in now
+    assert len(str(error.value)) < len(str(path)) + 400
+
+
 def test_any_settings_are_taken_where_none_are_asked_for(tmp_path):
     checkpoint.save(tmp_path / "run.pt", {"model": {"w": torch.ones(2)}})
     assert checkpoint.load(tmp_path / "run.pt", None, CPU)["model"]["w"].sum() == 2

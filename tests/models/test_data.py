@@ -1,12 +1,14 @@
 """Levels, splits, and what is common to all data sets."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from models import data
-from models.data import DataError, DataOptions, MemorySplit
+from models.data import DataError, DataOptions, ImageData, Level, MemorySplit
+from models.data.file_split import FileSplit
 from models.data.hierarchy import UNKNOWN, hierarchy
 
 
@@ -59,6 +61,41 @@ def test_batches_in_order_are_prepared():
     images = [images.flatten().tolist() for images, _ in split.batches(2)]
     assert images == [[0, 2], [4, 6], [8]]
     assert next(split.subset(torch.tensor([3, 1])).batches(2))[0].flatten().tolist() == [6, 2]
+
+
+def of_files(folder: str, names: list[str], label: int = 0, kind: str = "a") -> ImageData:
+    """The first file is for testing; no file is there."""
+    paths = tuple(Path(folder) / name for name in names)
+    files = FileSplit(paths, torch.tensor([[label]] + [[0]] * (len(paths) - 1)), 28, workers=0)
+    levels = (Level("kind", (kind, "b")),)
+    rows = torch.arange(len(paths))
+    return ImageData("files", levels, files.subset(rows[1:]), files.subset(rows[:1]))
+
+
+def test_a_data_set_is_known_wherever_it_lies():
+    identity = of_files("/here", ["x/1", "y/2", "y/3"]).identity()
+    counts = {"train_images": 2, "test_images": 1}
+    assert identity == {"levels": {"kind": ["a", "b"]}, **counts} | {
+        "fingerprint": identity["fingerprint"]
+    }
+    assert of_files("some/where", ["x/1", "y/2", "y/3"]).identity() == identity
+    assert of_files(".", ["x/1", "y/2", "y/3"]).identity() == identity
+    others = [
+        of_files("/here", ["x/1", "y/2", "y/4"]),
+        of_files("/here", ["y/2", "x/1", "y/3"]),
+        of_files("/here", ["x/1", "y/2", "y/3"], label=1),
+        of_files("/here", ["x/1", "y/2", "y/3"], kind="c"),
+    ]
+    found = {identity["fingerprint"], *(other.identity()["fingerprint"] for other in others)}
+    assert len(found) == 5
+
+
+def test_images_in_memory_are_known_by_their_labels(prototypes):
+    identity = prototypes.identity()
+    assert identity["levels"] == {"kind": ["a", "b", "c", "d"], "group": ["ab", "cd"]}
+    flipped = replace(prototypes, test=prototypes.test.with_labels(prototypes.test.labels.flip(0)))
+    assert flipped.identity()["fingerprint"] != identity["fingerprint"]
+    assert {**flipped.identity(), "fingerprint": identity["fingerprint"]} == identity
 
 
 @pytest.mark.parametrize("labels", [torch.zeros(3), torch.zeros(2, 1)])

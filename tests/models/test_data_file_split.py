@@ -110,6 +110,7 @@ def test_random_transforms_reach_all_places():
 def test_in_memory_is_the_same(split):
     memory = split.in_memory()
     assert memory.images.dtype == torch.uint8
+    assert memory.subset(torch.tensor([7, 2])).paths == (split.paths[7], split.paths[2])
     torch.testing.assert_close(next(memory.batches(9)), next(split.batches(9)), rtol=0, atol=0)
 
 

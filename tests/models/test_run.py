@@ -1,6 +1,9 @@
 """One run from recipe to folder: what is written, the warm start, a resume, what is refused."""
 
 import json
+import re
+from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +11,7 @@ import torch
 import pairloss
 from models import run as runs
 from models.checkpoint import CheckpointError
-from models.data import ImageData
+from models.data import ImageData, Level
 from models.recipe import Recipe, RecipeError, load
 from models.run import EndedRun, objective, read_recipe, run
 from models.training import NonFiniteLossError
@@ -96,6 +99,76 @@ def test_an_ended_run_is_only_read(prototypes, tmp_path, monkeypatch):
     run(RECIPE, prototypes, tmp_path, resume=True)
     with pytest.raises(CheckpointError, match=r"results\.json is of .*lr was 0\.01, now 0\.5"):
         run(RECIPE.with_values(lr=0.5), prototypes, tmp_path, resume=True)
+
+
+def fewer(data):
+    return replace(data, train=data.train.subset(torch.arange(96)))
+
+
+def relabelled(data):
+    return replace(data, train=data.train.with_labels(data.train.labels.roll(1, 0)))
+
+
+def renamed(data):
+    return replace(data, levels=(Level("kind", ("a", "b", "c", "e")), data.levels[1]))
+
+
+OTHER_DATA = {
+    fewer: r"images\.train_images was 100, now 96[.;]",
+    relabelled: r"images\.fingerprint was '\w{16}', now '\w{16}'\. ",
+    renamed: r"images\.levels\.kind was \['a', 'b', 'c', 'd'\], now \['a', 'b', 'c', 'e'\][.;]",
+}
+
+
+@pytest.mark.parametrize("change", OTHER_DATA)
+@pytest.mark.parametrize("file", ["results.json", "checkpoint.pt"])
+def test_a_run_does_not_go_on_with_other_data(prototypes, tmp_path, monkeypatch, change, file):
+    if file == "checkpoint.pt":
+        monkeypatch.setattr(runs, "_write", disk_full)
+    with suppress(OSError):
+        run(RECIPE, prototypes, tmp_path)
+    with pytest.raises(CheckpointError) as error:
+        run(RECIPE, change(prototypes), tmp_path, resume=True)
+    message = str(error.value)
+    assert message.startswith(f"{tmp_path / file} is of a run with other settings: images.")
+    assert re.search(OTHER_DATA[change], message)
+    assert "with the old data), or start over: in another folder (--out)" in message
+
+
+def disk_full(*args, **options):
+    raise OSError
+
+
+def test_results_from_before_there_were_fingerprints(prototypes, tmp_path):
+    first = run(RECIPE, prototypes, tmp_path)
+    del first["data"]["fingerprint"]
+    (tmp_path / "results.json").write_text(json.dumps(first))
+    assert run(RECIPE, prototypes, tmp_path, resume=True) == first
+    for change in (fewer, renamed):
+        with pytest.raises(CheckpointError, match=OTHER_DATA[change]):
+            run(RECIPE, change(prototypes), tmp_path, resume=True)
+
+
+def test_a_checkpoint_from_before_there_was_a_setting(prototypes, tmp_path, monkeypatch):
+    run(RECIPE, prototypes, tmp_path / "start")
+    start = {"start": tmp_path / "start"}
+    whole = run(RECIPE, prototypes, tmp_path / "whole", **start)
+    with monkeypatch.context() as patch, suppress(OSError):
+        patch.setattr(runs, "_write", disk_full)
+        run(RECIPE, prototypes, tmp_path / "run", **start)
+    path = tmp_path / "run" / "checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    for of_one in (state["settings"], state["settings"]["start"]):
+        del of_one["balance"]
+    del state["settings"]["images"]
+    torch.save(state, path)
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt is .*: balance was 'none', now"):
+        other = RECIPE.with_values(balance="pairs")
+        run(other, prototypes, tmp_path / "run", resume=True, **start)
+    assert (
+        run(RECIPE, prototypes, tmp_path / "run", resume=True, **start)["scores"]
+        == (whole["scores"])
+    )
 
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32x3", "bf16x3", "tf32"])

@@ -174,6 +174,20 @@ def test_it_goes_on_where_it_stopped(table, tmp_path, monkeypatch, capsys):
     assert scores[0] == scores[1]
 
 
+def test_a_record_keeps_what_only_some_runs_have_in_common(table, tmp_path):
+    shutil.copytree(table[0], tmp_path / "digits")
+    path = tmp_path / "digits/runs/b/seed1/cluster/results.json"
+    results = json.loads(path.read_text())
+    results["versions"]["torch"] = "another"
+    path.write_text(json.dumps(results))
+    assert tables.main([*table[1][:-1], str(tmp_path)]) == 0
+    record = json.loads((tmp_path / "digits/table2/results.json").read_text())
+    kept = [run.get("versions") for run in record["runs"]]
+    assert kept == [None] * 3 + [results["versions"]] + [None] * 2
+    assert record["versions"] == {**results["versions"], "torch": torch.__version__}
+    assert not any("data" in run for run in record["runs"])
+
+
 def test_a_row_alone_and_kept_weights(tmp_path):
     arguments = [*TINY[:-1], "1", "--rows", "a", "--keep-weights", "--out", str(tmp_path)]
     assert tables.main(arguments) == 0
