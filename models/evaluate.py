@@ -30,7 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def body() -> None:
         recipe = run.read_recipe(args.folder).with_values(imagenet="", **cli.recipe_values(args))
+        known = next(iter(run.read_results(args.folder)["data"]["levels"].values()))
         data = cli.load_data(recipe, args, cli.device_of(args))
+        data = data.with_classes(tuple(known))
         network = run.build(recipe, data)
         run.load_weights(network, args.folder)
         outputs = predict(network, data.test)

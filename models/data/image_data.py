@@ -199,6 +199,23 @@ class ImageData:
     def to(self, device: torch.device) -> ImageData:
         return replace(self, train=self.train.to(device), test=self.test.to(device))
 
+    def with_classes(self, classes: tuple[str, ...]) -> ImageData:
+        """The same data set with its finest classes, which are these, in this order.
+
+        Raises:
+            DataError: it has other classes.
+        """
+        missing, others = set(classes) - set(self.classes), set(self.classes) - set(classes)
+        if missing or others:
+            raise DataError(
+                f"{self.title}: expected the classes that the run was trained on, got "
+                f"{_some(others)} beside them, and {_some(missing)} not."
+            )
+        numbers = torch.tensor([classes.index(name) for name in self.classes])
+        levels = (replace(self.levels[0], classes=classes), *self.levels[1:])
+        train, test = (_renumbered(split, numbers) for split in (self.train, self.test))
+        return replace(self, levels=levels, train=train, test=test)
+
     def identity(self) -> dict[str, Any]:
         """What tells this data set from others, as plain data; no pixel is read for it.
 
@@ -218,6 +235,17 @@ class ImageData:
             "test_images": len(self.test),
             "fingerprint": seen.hexdigest()[:16],
         }
+
+
+def _renumbered(split: Split, numbers: Tensor) -> Split:
+    """``split``, the class i of its finest level being class numbers[i]."""
+    fine = numbers.to(split.labels.device)[split.labels[:, :1]]
+    return split.with_labels(torch.cat((fine, split.labels[:, 1:]), dim=1))
+
+
+def _some(names: set[str]) -> str:
+    shown = ", ".join(map(repr, sorted(names)[:5])) + (", ..." if len(names) > 5 else "")
+    return shown or "none"
 
 
 def standardise(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor, str]:

@@ -11,6 +11,7 @@ import torch
 
 from models import classify, cluster, evaluate, warmstart
 from models.recipe import load
+from tests.models.data_files import write_image
 
 ROOT = Path(cluster.__file__).parents[1]
 TINY = [
@@ -64,6 +65,41 @@ def test_warm_start_and_evaluation(clustered, tmp_path, capsys):
         scores = json.loads((out / "scores.json").read_text())
         assert scores == json.loads((folder / "results.json").read_text())["scores"]
         assert f"{100 * scores['accuracy']['value']:.2f}" in capsys.readouterr().out
+
+
+@pytest.fixture
+def folder_of_classes(tmp_path):
+    """Images in three classes, and a run trained on them."""
+    root, out = tmp_path / "images", tmp_path / "run"
+    for i, name in enumerate(("cat", "dog", "koi")):
+        for j, part in enumerate(["train"] * 6 + ["test"] * 2):
+            write_image(root / part / name / f"{j}.png", colour=80 * i + j, kind="PNG")
+    classes = ["--data", "image-folder", "--data-root", str(root), "--image-size", "28"]
+    arguments = [*TINY[4:], *classes, "--batch-size", "6", "--workers", "0"]
+    assert classify.main([*arguments, "--out", str(out)]) == 0
+    return root, out
+
+
+def evaluated(root, out, csv):
+    """The exit status, and the scores, with the classes of this table."""
+    (root / "c.csv").write_text(csv)
+    options = ["--data-root", str(root), "--classes-csv", str(root / "c.csv"), "--device", "cpu"]
+    status = evaluate.main([str(out), *options, "--workers", "0", "--out", str(out / "again")])
+    return status, out / "again" / "scores.json"
+
+
+def test_evaluation_goes_by_the_names_of_the_classes(folder_of_classes):
+    root, out = folder_of_classes
+    scores = json.loads((out / "results.json").read_text())["scores"]
+    status, path = evaluated(root, out, "class\nkoi\ncat\ndog\n")
+    assert status == 0
+    assert json.loads(path.read_text()) == scores
+
+
+def test_evaluation_on_other_classes_is_refused(folder_of_classes, capsys):
+    status, path = evaluated(*folder_of_classes, "class\ncat\ndog\n")
+    assert (status, path.exists()) == (2, False)
+    assert "trained on, got none beside them, and 'koi' not." in capsys.readouterr().err
 
 
 def test_killed_and_resumed_is_the_same_run_to_the_bit(clustered, tmp_path):
