@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -19,8 +20,20 @@ Objective = Callable[[Outputs, Tensor], tuple[Tensor, dict[str, Tensor]]]
 
 
 def cross_entropy(outputs: Outputs, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """The objective of classification: the last layer's outputs are classes."""
-    return functional.cross_entropy(outputs["fc3"].float(), labels[:, FINE]), {}
+    """The objective of classification: the last layer's outputs are classes.
+
+    In several processes it is the mean over all processes' rows, however they are shared out, and
+    its gradient is made larger by the number of processes, as gradients are averaged.
+    """
+    logits, fine = outputs["fc3"].float(), labels[:, FINE]
+    processes = distributed.world_size()
+    if processes == 1:
+        return functional.cross_entropy(logits, fine), {}
+    total = functional.cross_entropy(logits, fine, reduction="sum")
+    mine = torch.stack((total.detach(), torch.full_like(total, len(fine))))
+    sum_of_all, rows_of_all = distributed.sum_over_processes(mine)
+    loss = total * (processes / rows_of_all)
+    return loss + (sum_of_all / rows_of_all - loss.detach()), {}
 
 
 class PairObjective:
