@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,14 +14,26 @@ import torch
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from sklearn.manifold import TSNE
 
 from models.run import EndedRun
 
+# Of a run's records: the name, what it is, and how its curve is drawn.
+PARTS_OF_LOSS = (
+    ("fc3_dissimilar_loss", "dissimilar pairs", "-"),
+    ("fc3_similar_loss", "similar pairs", ":"),
+)
+CROSS_ENTROPY = (("loss", "cross-entropy", "--"),)
 Points = npt.NDArray[np.float32]
-COLOURS = ("#7a8699", "#d1495b", "#00798c", "#edae49", "#6a4c93", "#2e933c", "#a0522d", "#3d5a98")
+# One for each of a table's rows, of which there are ten; a warm start has its clustering's.
+COLOURS = (
+    *("#7a8699", "#d1495b", "#00798c", "#edae49", "#6a4c93", "#2e933c", "#a0522d", "#3d5a98"),
+    *("#e377c2", "#17becf", "#9acd32", "#000000"),
+)
 LEGEND_CLASSES = 20  # more than these are not named beside a picture
+LEGEND_RUNS = 6  # more than these are named below it
 
 
 def tsne(run: EndedRun, count: int) -> tuple[Points, npt.NDArray[np.int64]]:
@@ -45,16 +59,20 @@ def tsne_figure(runs: Sequence[EndedRun], count: int) -> Figure:
 
 
 def curves_figure(runs: Sequence[EndedRun]) -> Figure:
-    """By epoch: accuracy on the test set, and two parts of the last layer's share of the loss."""
-    figure, (accuracy, loss) = _grid(2, width=5.0, height=3.6, columns=2)
+    """By epoch: accuracy on the test set, and the loss of the last layer, a clustering's in its two
+    parts."""
+    height = 3.6 if len(runs) <= LEGEND_RUNS else 3.8 + 0.08 * len(runs)
+    figure, (accuracy, loss) = _grid(2, width=5.0, height=height, columns=2)
     _accuracy_curves(accuracy, runs)
-    for index, run in enumerate(runs):
-        if run.clusters:
-            colour = COLOURS[index % len(COLOURS)]
-            _line(loss, run, "fc3_dissimilar_loss", colour, run.title)
-            _line(loss, run, "fc3_similar_loss", colour, style=":")
-    loss.set_title("Last layer's share of the loss: dissimilar (solid), similar (dotted)")
+    drawn: dict[str, Any] = {}  # the kinds of curves, and how each is drawn
+    for run, colour in zip(runs, _row_colours(runs), strict=True):
+        for name, kind, style in PARTS_OF_LOSS if run.clusters else CROSS_ENTROPY:
+            _line(loss, run, name, colour, style=style)
+            drawn[kind] = style
+    loss.set_title("Loss of the last layer in training, nats")
     loss.set_ylim(bottom=0)
+    handles = [Line2D([], [], color="#1d2733", linestyle=style) for style in drawn.values()]
+    loss.legend(handles, drawn, frameon=False, fontsize="small")
     return figure
 
 
@@ -156,10 +174,30 @@ def _class_legend(figure: Figure, axis: Axes, classes: Sequence[str]) -> None:
 
 
 def _accuracy_curves(axis: Axes, runs: Sequence[EndedRun]) -> None:
-    for index, run in enumerate(runs):
-        _line(axis, run, "accuracy", COLOURS[index % len(COLOURS)], run.title, scale=100)
+    for run, colour in zip(runs, _row_colours(runs), strict=True):
+        style = "--" if _is_warm(run) else "-"
+        _line(axis, run, "accuracy", colour, run.title, scale=100, style=style)
     axis.set_title("Test accuracy by epoch, %")
-    axis.legend(frameon=False, loc="lower right", fontsize="small")
+    if len(runs) <= LEGEND_RUNS:
+        axis.legend(frameon=False, loc="lower right", fontsize="small")
+    else:
+        handles, titles = axis.get_legend_handles_labels()
+        axis.figure.legend(
+            handles, titles, loc="outside lower center", ncols=3, frameon=False, fontsize="small"
+        )
+
+
+def _is_warm(run: EndedRun) -> bool:
+    return run.results["start"] is not None
+
+
+def _row_colours(runs: Sequence[EndedRun]) -> list[str]:
+    """A colour for each row; a warm start comes after the clustering that it has its own from."""
+    rows = itertools.accumulate(
+        not (_is_warm(run) and before is not None and before.clusters)
+        for before, run in zip([None, *runs], runs, strict=False)
+    )
+    return [COLOURS[(row - 1) % len(COLOURS)] for row in rows]
 
 
 def _line(

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from models import report
+from models import plots, report
 from models.recipe import Recipe
 from models.run import EndedRun, run
 
@@ -43,6 +43,47 @@ def test_pairs_are_drawn_for_clusterings_alone(ended):
     headings = [[s.heading for s in report.pictures(r, r, 30)] for r in (ended[:1], ended)]
     assert "The pairs" not in headings[0]
     assert headings[1] == ["What the last layer sees", "Learning curves", "The pairs", "Confusion"]
+
+
+def curves(axis):
+    """Colour and style of all curves."""
+    return [(line.get_color(), line.get_linestyle()) for line in axis.lines]
+
+
+@pytest.mark.parametrize("rows", [7, 10])
+def test_every_row_of_a_table_has_its_own_curve(ended, rows):
+    entropy, clusters = ended
+    warm = replace(entropy, results={**entropy.results, "start": clusters.results["recipe"]})
+    figure = plots.curves_figure([entropy, *[clusters, warm] * rows, entropy])
+    found = curves(figure.axes[0])
+    assert len(set(found)) == len(found) == 2 * rows + 2
+    colours = [colour for colour, _ in found]
+    assert colours[1:-1:2] == colours[2:-1:2]  # a warm start's is its clustering's
+    assert len(set(colours)) == rows + 2
+
+
+def test_each_kind_of_loss_is_drawn_and_named(ended):
+    parts = ["dissimilar pairs", "similar pairs"]
+    for runs, kinds in ((ended[:1], ["cross-entropy"]), (ended[1:], parts)):
+        figure = plots.curves_figure(runs)
+        assert figure.get_size_inches().tolist() == [10.0, 3.6]
+        loss = figure.axes[1]
+        names = [PARTS_OF_LOSS[kind] for kind in kinds]
+        expected = [[record[name] for record in runs[0].results["history"]] for name in names]
+        assert [list(line.get_ydata()) for line in loss.lines] == expected
+        assert [text.get_text() for text in loss.get_legend().get_texts()] == kinds
+        assert loss.get_title().endswith(", nats")
+        figure.draw_without_rendering()
+        box = loss.title.get_window_extent()
+        assert box.x0 >= 0
+        assert box.x1 <= figure.bbox.width
+
+
+PARTS_OF_LOSS = {
+    "cross-entropy": "loss",
+    "dissimilar pairs": "fc3_dissimilar_loss",
+    "similar pairs": "fc3_similar_loss",
+}
 
 
 def test_text_and_markdown_have_the_tables(ended):
