@@ -6,7 +6,6 @@ Run from a checkout: ``python -m models.demo --help``.
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -74,7 +73,7 @@ def run(args: argparse.Namespace, command: str) -> None:
     images = cli.load_data(recipe, args, cli.device_of(args))
     if not args.resume:
         # Old checkpoints must not be what a later --resume goes on from.
-        shutil.rmtree(args.out / "runs", ignore_errors=True)
+        experiment.forget()
     experiment.train(images)
     page = experiment.write(
         args.out, "Clustering from pairs as a warm start", "nmi", args.tsne_points

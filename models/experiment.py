@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,13 @@ class Experiment:
     def folder(self, row: str, seed: int, phase: str) -> Path:
         """Where the run of ``phase``, "cluster" or "classify", is."""
         return self.out / "runs" / row / f"seed{seed}" / phase
+
+    def forget(self) -> None:
+        """Delete the runs of these rows and seeds; what else is in ``runs`` stays."""
+        for row in self.rows:
+            for seed in self.seeds:
+                for phase in ("cluster", "classify"):
+                    shutil.rmtree(self.folder(row, seed, phase), ignore_errors=True)
 
     def title(self, row: str) -> str:
         """The row's title."""

@@ -81,10 +81,12 @@ def test_ctrl_c_and_resume(finished, tmp_path, monkeypatch, capsys):
         assert results_of(tmp_path, run)["scores"] == results_of(whole, run)["scores"]
 
 
-def test_without_resume_old_runs_are_gone(finished, tmp_path, monkeypatch):
-    old = tmp_path / "runs" / "a" / "seed0" / "cluster"
-    old.mkdir(parents=True)
-    (old / "results.json").write_text("{}")
+def test_without_resume_its_own_old_runs_are_gone(finished, tmp_path, monkeypatch):
+    runs = ["a/seed0/cluster", "a/seed1/cluster", "b/seed0/cluster", "mine"]
+    old, *others = [tmp_path / "runs" / run / "results.json" for run in runs]
+    for file in (old, *others):
+        file.parent.mkdir(parents=True)
+        file.write_text("{}")
 
     def interrupted(*args, **options):
         raise KeyboardInterrupt
@@ -92,6 +94,7 @@ def test_without_resume_old_runs_are_gone(finished, tmp_path, monkeypatch):
     monkeypatch.setattr("models.run.train", interrupted)
     assert demo.main([*TINY, "--out", str(tmp_path)]) == 130
     assert not old.exists()
+    assert all(file.exists() for file in others)
 
 
 def test_a_missing_data_set_says_how_to_get_it(tmp_path, monkeypatch, capsys):
