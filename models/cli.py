@@ -172,6 +172,9 @@ def guarded(
     except (data.DataError, CheckpointError, RecipeError, WeightsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # no place, no permission, no such file
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except NonFiniteLossError as error:
         print(f"error: stopped, {error}", file=sys.stderr)
         return 1

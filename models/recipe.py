@@ -24,6 +24,7 @@ else:
     import tomli as tomllib
 
 RECIPES = Path(__file__).parent / "recipes"
+LARGEST = 2**37  # of whole numbers: PyTorch's seeds have 64 bits, and training multiplies a run's
 
 
 # What is read, and what is trained: a warm start has both from the run that it starts from.
@@ -220,11 +221,15 @@ def _check(known: Field[Any], value: Any) -> None:
     if not good:
         name = known.metadata["each"].__name__ + " list" if kind is tuple else kind.__name__
         expected = "one of " + ", ".join(choices) if choices else name
-        least = "" if low is None else f" of at least {low}"
-        raise RecipeError(f"{known.name}: expected {expected}{least}, got {value!r}")
+        bound = "" if low is None else f" of at least {low}"
+        if kind is int and type(value) is int and value > LARGEST:
+            bound = f" of at most {LARGEST}"
+        raise RecipeError(f"{known.name}: expected {expected}{bound}, got {value!r}")
 
 
 def _is(kind: type, value: Any, low: float | None) -> bool:
+    if type(value) is int and value > LARGEST:
+        return False
     if kind is float:
         right = isinstance(value, (int, float)) and not isinstance(value, bool)
         right = right and math.isfinite(value)

@@ -87,6 +87,8 @@ def run(
     Raises:
         RecipeError, WeightsError, CheckpointError, DataError, NonFiniteLossError
     """
+    if start is not None and start.resolve() == out.resolve():
+        raise RecipeError(f"out: expected another folder than start, got {out} for both")
     began = None if start is None else read_recipe(start).plain()
     images = data.identity()
     settings = {"start": began, "images": images}
@@ -200,6 +202,8 @@ def read_results(folder: Path) -> Results:
         raise CheckpointError(f"{folder} has no results.json: no run has ended there.") from error
     except ValueError as error:
         raise CheckpointError(f"{path} is damaged; delete it.") from error
+    if not isinstance(results, dict) or "recipe" not in results:
+        raise CheckpointError(f"{path}: expected the results of one run, got another file.")
     return results
 
 

@@ -51,6 +51,16 @@ def test_the_written_recipe_repeats_the_run(clustered, tmp_path, capsys):
     assert f"{100 * accuracy:.2f}" in printed
 
 
+def test_a_warm_start_is_repeated_from_its_start_and_its_recipe(clustered, tmp_path):
+    common = ["--start", str(clustered), "--device", "cpu", "--tsne-points", "40"]
+    first = [*common, "--epochs", "1", "--batch-size", "20", "--lr", "0.02"]
+    again = [*common, "--recipe", str(tmp_path / "first" / "recipe.toml")]
+    for name, arguments in (("first", first), ("again", again)):
+        assert warmstart.main([*arguments, "--out", str(tmp_path / name)]) == 0
+    both = weights(tmp_path / "again"), weights(tmp_path / "first")
+    torch.testing.assert_close(*both, rtol=0, atol=0)
+
+
 def test_warm_start_and_evaluation(clustered, tmp_path, capsys):
     warm = ["--start", str(clustered), "--epochs", "1", "--batch-size", "25", "--device", "cpu"]
     assert warmstart.main([*warm, "--tsne-points", "40", "--out", str(tmp_path)]) == 0
@@ -143,6 +153,8 @@ def test_killed_and_resumed_is_the_same_run_to_the_bit(clustered, tmp_path):
         (cluster, [*TINY, "--network", "alexnet"], "alexnet cannot take scikit-learn digits"),
         (warmstart, ["--start", "nowhere"], "nowhere has no results.json"),
         (evaluate, ["nowhere"], "nowhere has no results.json"),
+        (cluster, ["--seed", str(2**64)], f"seed: expected int of at most {2**37}, got {2**64}"),
+        (cluster, ["--batch-size", str(2**64)], "batch_size: expected int of at most"),
         (cluster, [*TINY, "--data", "cifar10", "--data-root", "nowhere"], "CIFAR10 was not found"),
     ],
 )
@@ -151,6 +163,30 @@ def test_what_cannot_be_done_is_said_in_a_line(program, arguments, message, tmp_
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert message in error
+
+
+def test_a_warm_start_does_not_replace_its_start(clustered, monkeypatch, capsys):
+    before = (clustered / "results.json").read_text()
+    monkeypatch.chdir(clustered)
+    folders = ["--start", str(clustered), "--out", "."]
+    assert warmstart.main([*folders, "--device", "cpu"]) == 2
+    assert "out: expected another folder than start, got " in capsys.readouterr().err
+    assert (clustered / "results.json").read_text() == before
+
+
+def test_the_results_of_a_table_are_not_those_of_a_run(tmp_path, capsys):
+    for text in ('{"runs": []}', "[]"):
+        (tmp_path / "results.json").write_text(text)
+        assert evaluate.main([str(tmp_path)]) == 2
+        assert "results.json: expected the results of one run" in capsys.readouterr().err
+
+
+def test_an_out_that_cannot_be_written_to_is_said_in_a_line(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert classify.main([*TINY, "--out", str(tmp_path / "file")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert str(tmp_path / "file") in error
 
 
 def test_a_run_that_diverges_stops(tmp_path, capsys):

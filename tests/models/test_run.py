@@ -88,6 +88,11 @@ def test_equal_seeds_give_equal_weights_and_others_do_not(prototypes, tmp_path):
     assert not torch.equal(other["head.fc3.weight"], one["head.fc3.weight"])
 
 
+def test_the_largest_seed(prototypes, tmp_path):
+    recipe = RECIPE.with_values(seed=2**37)
+    assert run(recipe, prototypes, tmp_path)["recipe"]["seed"] == 2**37
+
+
 def test_an_ended_run_is_only_read(prototypes, tmp_path, monkeypatch):
     first = run(RECIPE, prototypes, tmp_path)
     monkeypatch.setattr(runs, "train", None)
