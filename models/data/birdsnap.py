@@ -10,6 +10,7 @@ Check-list of North American Birds, 58th supplement (Chesser et al., The Auk 134
 from __future__ import annotations
 
 import csv
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ HERE = Path(__file__).parent
 SPECIES = HERE / "birdsnap_species.csv"
 SPECIES_34 = HERE / "birdsnap34.csv"
 FILES = ("species.txt", "images.txt", "test_images.txt")
+log = logging.getLogger(__name__)
 
 
 def load(data_root: Path, download: bool, options: DataOptions) -> ImageData:
@@ -47,22 +49,29 @@ def _load(title: str, data_root: Path, options: DataOptions, classes: Path) -> I
     # and copies of the images follow one or the other.
     folders = {folder.name.lower(): folder.name for folder in images.iterdir() if folder.is_dir()}
 
-    for_testing = {row["path"] for row in _rows(release / "test_images.txt", "path")}
-    rows = [
-        row
-        for row in _rows(release / "images.txt", "path", "species_id")
-        if row["species_id"] in table.fine
-    ]
+    tests = [row["path"] for row in _rows(release / "test_images.txt", "path")]
+    for_testing = {path.lower() for path in tests}
+    listed = _rows(release / "images.txt", "path", "species_id")
+    known = {row["path"].lower() for row in listed}
+    unlisted = [path for path in tests if path.lower() not in known]
+    if unlisted:
+        log.warning("%s, test images that are not in images.txt: %s", title, _first(unlisted))
+    rows = [row for row in listed if row["species_id"] in table.fine]
     listing = Listing(
         paths=[_on_disk(row["path"], folders) for row in rows],
         fine=torch.tensor([table.fine[row["species_id"]] for row in rows], dtype=torch.int64),
-        is_test=torch.tensor([row["path"] in for_testing for row in rows], dtype=torch.bool),
+        is_test=torch.tensor(
+            [row["path"].lower() in for_testing for row in rows], dtype=torch.bool
+        ),
     )
     assert listing.is_test is not None
     data = image_files(title, images, listing, table.classes, options)
-    listed = f"{int((~listing.is_test).sum())} + {int(listing.is_test.sum())}"
-    found = f"{len(data.train)} training and {len(data.test)} test images found of {listed} listed"
-    return replace(data, notes=data.notes | {"split": found, "class table": classes.name})
+    counts = f"{int((~listing.is_test).sum())} + {int(listing.is_test.sum())}"
+    found = f"{len(data.train)} training and {len(data.test)} test images found of {counts} listed"
+    notes = {"split": found, "class table": classes.name}
+    if unlisted:
+        notes["test images that are not in images.txt"] = _first(unlisted)
+    return replace(data, notes=data.notes | notes)
 
 
 def _find(data_root: Path) -> Path:
@@ -110,6 +119,10 @@ def _refuse_unknown_species(release: Path, table: ClassTable, classes: Path) -> 
             f"{classes}: expected ids of {release / 'species.txt'} as species_id, got "
             f"{', '.join(unknown[:5])}."
         )
+
+
+def _first(paths: list[str]) -> str:
+    return f"{len(paths)} ({', '.join(paths[:3])}{', ...' if len(paths) > 3 else ''})"
 
 
 def _on_disk(path: str, folders: dict[str, str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -39,7 +40,8 @@ def load(data_root: Path, download: bool, options: DataOptions) -> ImageData:
         table = read_class_table(options.classes_csv, ("path", "class"))
     notes = {}
     if table is not None and table.key == "path":
-        paths, fine = list(table.fine), list(table.fine.values())
+        assert options.classes_csv is not None
+        paths, fine = _listed(table, parts, options.classes_csv), list(table.fine.values())
     else:
         found = _images(data_root, parts)
         folders = [_class_folder(path, parted=bool(parts)) for path in found]
@@ -56,6 +58,21 @@ def load(data_root: Path, download: bool, options: DataOptions) -> ImageData:
     )
     data = image_files(data_root.resolve().name, data_root, listing, table.classes, options)
     return replace(data, notes=data.notes | notes)
+
+
+def _listed(table: ClassTable, parts: Sequence[str], source: Path) -> list[str]:
+    """The table's paths in the way in which they are written without detours, each of them once."""
+    written: dict[str, str] = {}
+    for line in table.fine:
+        path = posixpath.normpath(line)
+        if path in written:
+            raise DataError(
+                f"{source}: expected each file once, got {path} as {written[path]!r} and {line!r}."
+            )
+        if parts and path.partition("/")[0] not in parts:
+            raise DataError(f"{source}: expected paths in train/ or test/, got {line!r}.")
+        written[path] = line
+    return list(written)
 
 
 def _images(root: Path, parts: Sequence[str]) -> list[str]:

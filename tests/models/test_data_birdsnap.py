@@ -58,6 +58,24 @@ def test_folders_are_found_in_any_case(tmp_path, three_species, change):
     assert loaded.train.paths[0].parent.name == change("Coopers_Hawk")
 
 
+def test_test_images_are_found_in_any_case(tmp_path, three_species):
+    write_birdsnap(tmp_path)
+    path = tmp_path / "test_images.txt"
+    path.write_text(path.read_text().replace("Coopers_Hawk", "coopers_hawk"))
+    loaded = load(tmp_path, three_species)
+    assert (len(loaded.train), len(loaded.test)) == (12, 3)
+
+
+def test_test_images_that_are_in_no_other_list_are_named(tmp_path, three_species, caplog):
+    write_birdsnap(tmp_path)
+    with (tmp_path / "test_images.txt").open("a") as file:
+        file.write("Great_Egret/1.jpg\nGolden_Eagle/2.jpg\n")
+    loaded = load(tmp_path, three_species)
+    title = "test images that are not in images.txt"
+    assert loaded.notes[title] == "2 (Great_Egret/1.jpg, Golden_Eagle/2.jpg)"
+    assert f"Birdsnap34, {title}: {loaded.notes[title]}" in caplog.messages
+
+
 def test_dead_links_and_other_formats(tmp_path, three_species):
     images = write_birdsnap(tmp_path)
     (images / "Coopers_Hawk" / "0100.jpg").unlink()

@@ -97,6 +97,34 @@ def test_a_table_of_paths(tmp_path):
     assert loaded.notes["skipped"] == "1 file: 1 missing (train/9.jpg)"
 
 
+def test_paths_with_detours_are_in_the_part_they_lead_to(tmp_path):
+    write_classes(tmp_path, "train", "test", images=2)
+    rows = ["./train/0.jpg,a", "test/../train/1.jpg,b", "./test/0.jpg,a", "train//..//test/1.jpg,b"]
+    (tmp_path / "c.csv").write_text("\n".join(["path,letter", *rows]))
+    loaded = load(tmp_path, classes_csv=tmp_path / "c.csv")
+    for split, part in ((loaded.train, "train"), (loaded.test, "test")):
+        assert [path.relative_to(tmp_path).as_posix() for path in split.paths] == [
+            f"{part}/0.jpg",
+            f"{part}/1.jpg",
+        ]
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("0.jpg", r"c\.csv: expected paths in train/ or test/, got '0\.jpg'\."),
+        ("train/../0.jpg", r"expected paths in train/ or test/, got 'train/\.\./0\.jpg'\."),
+        ("Test/0.jpg", r"expected paths in train/ or test/, got 'Test/0\.jpg'\."),
+        ("./test/0.jpg", r"each file once, got test/0\.jpg as 'test/0\.jpg' and '\./test/0\.jpg'"),
+    ],
+)
+def test_paths_in_no_part_or_twice_are_refused(tmp_path, path, message):
+    write_classes(tmp_path, ".", "train", "test", images=1)
+    (tmp_path / "c.csv").write_text(f"path,letter\ntrain/0.jpg,a\ntest/0.jpg,a\n{path},a\n")
+    with pytest.raises(DataError, match=message):
+        load(tmp_path, classes_csv=tmp_path / "c.csv")
+
+
 def test_bad_files_are_left_out_and_named(tmp_path, caplog):
     write_classes(tmp_path, "cat", "dog")
     write_page(tmp_path / "cat" / "0 page.jpg")
