@@ -9,14 +9,25 @@ from torch import Tensor, nn
 from models import metrics
 from models.data import ImageData, Split
 from models.networks.variants import FINE
-from models.training import Record
+from models.training import NonFiniteLossError, Record
 
 
 @torch.inference_mode()
 def predict(model: nn.Module, split: Split, batch_size: int = 500) -> Tensor:
-    """The last layer's outputs for all images of ``split``, in evaluation mode, on the CPU."""
+    """The last layer's outputs for all images of ``split``, in evaluation mode, on the CPU.
+
+    Raises:
+        NonFiniteLossError: an output is NaN or infinite, as after a last step that diverged: the
+            losses, which are from before their steps, do not show that.
+    """
     model.eval()
-    return torch.cat([model(images)["fc3"].cpu() for images, _ in split.batches(batch_size)])
+    outputs = torch.cat([model(images)["fc3"].cpu() for images, _ in split.batches(batch_size)])
+    wrong = int((~outputs.isfinite()).any(1).sum())
+    if wrong:
+        raise NonFiniteLossError(
+            f"the network's outputs are NaN or infinite for {wrong} of {len(outputs)} images"
+        )
+    return outputs
 
 
 def epoch_scores(model: nn.Module, data: ImageData, *, clusters: bool) -> Record:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from models import checkpoint, distributed
 from models.data import DataError, Split
 from models.objectives import Objective
-from models.recipe import Recipe
+from models.recipe import Recipe, RecipeError
 
 Record = dict[str, float]
 
@@ -24,7 +24,10 @@ CHECK_EVERY = 10
 
 
 class NonFiniteLossError(Exception):
-    """The loss became NaN or infinite; the message says where, and what the losses before were."""
+    """The loss, or an output, became NaN or infinite; the message says where, and what to do."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}. A lower --lr may help.")
 
 
 def train(
@@ -61,10 +64,16 @@ def train(
 
     Raises:
         NonFiniteLossError: the checkpoint of the last good epoch stays.
+        RecipeError: a batch has not two images for each process.
         CheckpointError: ``resume`` with a checkpoint that does not fit.
         DataError: there is no batch of two images.
     """
-    main = distributed.rank() == 0
+    main, processes = distributed.rank() == 0, distributed.world_size()
+    if recipe.batch_size < 2 * processes:
+        raise RecipeError(
+            f"batch_size: expected at least {2 * processes}, two images for each of {processes} "
+            f"processes, got {recipe.batch_size}"
+        )
     settings = {**recipe.plain(), **(settings or {})}
     optimizer = torch.optim.SGD(
         model.parameters(),
@@ -105,9 +114,7 @@ def train(
     ) as bar:
         for epoch in range(len(history) + 1, recipe.epochs + 1):
             torch.manual_seed(recipe.seed * 100_003 + epoch)
-            batches = data.shuffled_batches(
-                recipe.batch_size, distributed.rank(), distributed.world_size()
-            )
+            batches = data.shuffled_batches(recipe.batch_size, distributed.rank(), processes)
             # The order of the batches is drawn; dropout is each process's own.
             torch.manual_seed((recipe.seed * 100_003 + epoch) * 1_009 + distributed.rank())
             started = time.perf_counter()
@@ -174,7 +181,7 @@ def _last_if_finite(losses: Iterable[Tensor], epoch: int, step: int) -> float:
         at = step - len(values) + first + 1
         raise NonFiniteLossError(
             f"the loss is {values[first]:.4g} at epoch {epoch}, step {at}; the latest losses "
-            f"were {seen}. A lower --lr may help."
+            f"were {seen}"
         )
     return float(values[-1])
 

@@ -202,6 +202,16 @@ def test_a_new_run_does_not_leave_old_results_beside_it(prototypes, tmp_path):
     assert not (tmp_path / "results.json").exists()
 
 
+def test_a_last_step_that_diverges_leaves_no_results(prototypes, tmp_path):
+    """One step an epoch: its loss is that of the weights before it."""
+    recipe = RECIPE.with_values(epochs=1, batch_size=100, lr=1e30)
+    message = r"outputs are NaN or infinite for \d+ of 40 images\. A lower --lr may help\."
+    with pytest.raises(NonFiniteLossError, match=message):
+        run(recipe, prototypes, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt", "recipe.toml"}
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["history"] == []
+
+
 def test_coarse_labels_must_be_there(prototypes, tmp_path):
     flat = ImageData("flat", prototypes.levels[:1], prototypes.train, prototypes.test)
     with pytest.raises(RecipeError, match="variant: C needs coarse labels, and flat has only kind"):

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from models import checkpoint, data
+from models import checkpoint, data, distributed
 from models.checkpoint import CheckpointError
 from models.data import DataError, MemorySplit
 from models.networks import lenet, taps
 from models.objectives import PairObjective, cross_entropy
-from models.recipe import Recipe
+from models.recipe import Recipe, RecipeError
 from models.scores import final_scores, predict
 from models.training import NonFiniteLossError, train
 
@@ -198,6 +198,13 @@ def test_records_are_averages_over_rows(tmp_path):
 def test_a_batch_needs_a_pair(tmp_path, blobs):
     with pytest.raises(DataError, match="batch_size: no batch of 16 has two images a process"):
         train_blobs(blobs.subset(torch.tensor([0])), tmp_path / "run.pt")
+
+
+def test_a_batch_needs_two_images_for_each_process(tmp_path, blobs, monkeypatch):
+    monkeypatch.setattr(distributed, "world_size", lambda: 9)
+    message = "batch_size: expected at least 18, two images for each of 9 processes, got 16"
+    with pytest.raises(RecipeError, match=message):
+        train_blobs(blobs, tmp_path / "run.pt")
 
 
 def test_checkpoints_only_every_so_often(tmp_path, blobs):
