@@ -159,12 +159,15 @@ def command(program: str, arguments: Sequence[str]) -> str:
 
 
 def guarded(
-    body: Callable[[], None], program: str, arguments: Sequence[str], resume: bool = True
+    body: Callable[[], None],
+    program: str,
+    arguments: Sequence[str],
+    resume: Sequence[str] | None = ("--resume",),
 ) -> int:
     """Run ``body``; what can go wrong ends in one clear message. Returns the exit status.
 
     Args:
-        resume: whether the program needs ``--resume`` to go on.
+        resume: what the command needs to go on from its checkpoints; None: it has none.
     """
     try:
         with data.worker_failures():
@@ -179,11 +182,11 @@ def guarded(
         print(f"error: stopped, {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        again = [a for a in arguments if a != "--resume"] + ["--resume"] * resume
-        print(
-            f"\nInterrupted. The checkpoints have every finished epoch; go on with\n"
-            f"  {command(program, again)}",
-            file=sys.stderr,
-        )
+        message = "\nInterrupted."
+        if resume is not None:
+            again = [*(a for a in arguments if a != "--resume"), *resume]
+            message += " The checkpoints have every finished epoch; go on with\n  "
+            message += command(program, again)
+        print(message, file=sys.stderr)
         return 130
     return 0

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(summary.as_text(summary.scores_table(scores)))
         write_text(args.out / "scores.json", json.dumps(scores, indent=1) + "\n")
 
-    return cli.guarded(body, "models.evaluate", arguments)
+    return cli.guarded(body, "models.evaluate", arguments, resume=None)
 
 
 if __name__ == "__main__":

@@ -145,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             }
             write_text(args.out, json.dumps(record, indent=1) + "\n")
 
-    return cli.guarded(body, "models.profile", arguments, resume=False)
+    return cli.guarded(body, "models.profile", arguments, resume=None)
 
 
 def _table_number(name: str) -> tuple[str, int]:

@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(page.text())
                 print(f"\n{folder / 'report.html'} shows it all")
 
-    return cli.guarded(body, "models.tables", arguments, resume=False)
+    return cli.guarded(body, "models.tables", arguments, resume=())
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

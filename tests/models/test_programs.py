@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from models import classify, cluster, evaluate, warmstart
+from models import classify, cluster, evaluate, profile, warmstart
 from models.recipe import load
 from tests.models.data_files import write_image
 
@@ -110,6 +110,19 @@ def test_evaluation_on_other_classes_is_refused(folder_of_classes, capsys):
     status, path = evaluated(*folder_of_classes, "class\ncat\ndog\n")
     assert (status, path.exists()) == (2, False)
     assert "trained on, got none beside them, and 'koi' not." in capsys.readouterr().err
+
+
+def test_interrupted_it_says_how_to_go_on_where_it_can(clustered, monkeypatch, capsys):
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("models.run.build", interrupted)
+    assert evaluate.main([str(clustered), "--device", "cpu"]) == 130
+    assert capsys.readouterr().err == "\nInterrupted.\n"
+    assert profile.main(["table7-cifar10", "--device", "cpu"]) == 130
+    assert capsys.readouterr().err == "\nInterrupted.\n"
+    assert cluster.main([*TINY, "--out", str(clustered / "new")]) == 130
+    assert capsys.readouterr().err.endswith(f"{clustered / 'new'} --resume\n")
 
 
 def test_killed_and_resumed_is_the_same_run_to_the_bit(clustered, tmp_path):
