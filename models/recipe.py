@@ -176,8 +176,7 @@ class Recipe:
 
     def save(self, path: Path) -> None:
         """Write the recipe, whole, as TOML."""
-        # Texts, numbers, truth values and lists of numbers are the same in JSON and in TOML.
-        lines = [f"{name} = {json.dumps(value)}\n" for name, value in self.plain().items()]
+        lines = [f"{name} = {_toml(value)}\n" for name, value in self.plain().items()]
         write_text(path, "".join(lines))
 
 
@@ -196,7 +195,7 @@ def load(source: str | Path) -> Recipe:
             known = ", ".join(sorted(file.stem for file in RECIPES.glob("*.toml")))
             raise RecipeError(f"recipe: expected the path of a .toml, or {known}; got {source}")
     try:
-        return from_values(tomllib.loads(path.read_text()))
+        return from_values(tomllib.loads(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecipeError) as error:
         raise RecipeError(f"{path}: {error}") from error
 
@@ -227,6 +226,12 @@ def _check(known: Field[Any], value: Any) -> None:
         raise RecipeError(f"{known.name}: expected {expected}{bound}, got {value!r}")
 
 
+def _toml(value: Any) -> str:
+    """Texts, numbers, truth values and lists of them, which JSON has nearly as TOML does: TOML
+    escapes no halves of characters, and wants the delete character escaped."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
 def _is(kind: type, value: Any, low: float | None) -> bool:
     if type(value) is int and value > LARGEST:
         return False
@@ -234,8 +239,13 @@ def _is(kind: type, value: Any, low: float | None) -> bool:
         right = isinstance(value, (int, float)) and not isinstance(value, bool)
         right = right and math.isfinite(value)
     else:
-        right = type(value) is kind
+        right = type(value) is kind and (kind is not str or _is_text(value))
     return right and (low is None or value >= low)
+
+
+def _is_text(value: Any) -> bool:
+    """Whether it can be written: a file's name in another encoding than UTF-8 cannot."""
+    return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 _FIELDS: dict[str, Field[Any]] = {known.name: known for known in fields(Recipe)}

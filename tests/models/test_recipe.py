@@ -53,6 +53,13 @@ def test_a_written_recipe_is_read_back_whole(tmp_path):
     assert len((tmp_path / "recipe.toml").read_text().splitlines()) == len(recipe.plain())
 
 
+def test_any_text_is_read_back(tmp_path):
+    for text in ("\N{BIRD}.csv", "\x7f", "\x01\n\t", "a\\u007f"):
+        recipe = Recipe(classes_csv=text, levels=(text,))
+        recipe.save(tmp_path / "recipe.toml")
+        assert load(tmp_path / "recipe.toml") == recipe
+
+
 @pytest.mark.parametrize(
     ("epochs", "expected"),
     [(95, (25, 50, 75, 100)), (19, (5, 10, 15, 20)), (5, (1, 3, 4, 5)), (1, (1,))],
@@ -86,6 +93,7 @@ def test_another_variant_brings_its_own_loss_weights():
         ({"milestones": (0,)}, r"milestones: expected int list of at least 1, got \(0,\)"),
         ({"milestones": 3}, "milestones: expected int list of at least 1, got 3"),
         ({"variant": "E"}, "variant: expected one of A, B, C, D, got 'E'"),
+        ({"classes_csv": "\udcff"}, r"classes_csv: expected str, got '\\udcff'"),
         ({"data": "mnist"}, "data: expected one of digits, .*, got 'mnist'"),
         (
             {"precision": "bf16"},
