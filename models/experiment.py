@@ -49,8 +49,10 @@ class Experiment:
     def title(self, row: str) -> str:
         """The row's title."""
         known = paper.ROWS[row]
-        network = paper.recipes(known, self.like, self.overrides, 0)[1].network
-        return known.title.format(TITLES[network]) + (" (ours)" if known.ours else "")
+        clustering, classification = paper.recipes(known, self.like, self.overrides, 0)
+        recipe = clustering or classification
+        title = known.title.format(network=TITLES[recipe.network], batch=recipe.batch_size)
+        return title + (" (ours)" if known.ours else "")
 
     def train(self, data: ImageData) -> None:
         """Train whatever has not ended; every seed of all rows before the next seed."""

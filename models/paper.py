@@ -14,11 +14,11 @@ class Row:
     """One line of a table.
 
     Attributes:
-        title: as the table has it; {} is the network.
+        title: as the table has it, but for {network} and {batch}, the size of its batches.
         table: which of Tables 7-10 has its clustering; None for cross-entropy alone.
         width: factor of the network's sizes.
         imagenet: start from ImageNet's weights.
-        values: what the clustering does otherwise than the recipe.
+        values: what the clustering does otherwise than the recipe, unless it is said for all rows.
         epochs_factor: of the classification's epochs.
         ours: not in the paper.
     """
@@ -34,18 +34,21 @@ class Row:
 
 ROWS = {
     "ce": Row("Cross-Entropy"),
-    "a": Row("{} A", 7),
-    "b": Row("{} B", 8),
-    "c": Row("{} C", 9),
-    "d": Row("{} D", 10),
-    "a-double": Row("{} A (Double)", 7, width=2.0),
+    "a": Row("{network} A", 7),
+    "b": Row("{network} B", 8),
+    "c": Row("{network} C", 9),
+    "d": Row("{network} D", 10),
+    "a-double": Row("{network} A (Double)", 7, width=2.0),
     "imagenet-ce": Row("Cross-Entropy, ImageNet", imagenet=True),
-    "imagenet-c": Row("{} C, ImageNet", 9, imagenet=True),
+    "imagenet-c": Row("{network} C, ImageNet", 9, imagenet=True),
     # A warm start has trained twice as long as the paper's cross-entropy.
     "ce-double-epochs": Row("Cross-Entropy, double epochs", epochs_factor=2, ours=True),
     # On Birdsnap34 the paper's A takes 585 steps, B-D take 4,680: not the architecture alone.
     "a-batch-128": Row(
-        "{} A, batch 128", 7, values={"batch_size": 128, "weight_decay": 5e-4}, ours=True
+        "{network} A, batch {batch}",
+        7,
+        values={"batch_size": 128, "weight_decay": 5e-4},
+        ours=True,
     ),
 }
 TABLES = {
@@ -98,7 +101,7 @@ def recipes(
 
     Args:
         like: whose recipes: "cifar10" or "birdsnap34".
-        overrides: other values, for both; a row's own values come after them.
+        overrides: other values, for both; a row's own width comes on top of them.
     """
     common = dict(overrides, seed=seed, width=row.width * overrides.get("width", 1.0))
     common["imagenet"] = overrides.get("imagenet", "torchvision") if row.imagenet else ""
@@ -109,5 +112,5 @@ def recipes(
         )
     if row.table is None:
         return None, classification
-    clustering = load(f"table{row.table}-{like}").with_values(**(common | row.values))
+    clustering = load(f"table{row.table}-{like}").with_values(**(row.values | common))
     return clustering, warm_start_recipe(classification, clustering)

@@ -8,6 +8,7 @@ import torch
 
 from models import paper, summary, tables
 from models import run as runs
+from models.experiment import Experiment
 from models.summary import RowResult
 from models.training import train
 
@@ -53,6 +54,15 @@ def test_double_imagenet_and_our_rows():
     clustering, warm = paper.recipes(paper.ROWS["a-batch-128"], "birdsnap34", {}, 0)
     assert (clustering.batch_size, clustering.weight_decay) == (128, 5e-4)
     assert (warm.batch_size, warm.weight_decay) == (16, 1e-3)
+
+
+def test_a_batch_size_for_all_rows_is_that_of_our_row_too(tmp_path):
+    found = paper.recipes(paper.ROWS["a-batch-128"], "birdsnap34", {"batch_size": 64}, 0)
+    assert [recipe.batch_size for recipe in found] == [64, 64]
+    assert found[0].weight_decay == 5e-4
+    for overrides, title in (({}, "batch 128"), ({"batch_size": 64}, "batch 64")):
+        rows = Experiment(("a-batch-128",), "birdsnap34", overrides, (0,), tmp_path, "")
+        assert rows.title("a-batch-128") == f"AlexNet A, {title} (ours)"
 
 
 def accuracy(value):
