@@ -59,7 +59,9 @@ class FileSplit(Split):
 
     def in_memory(self) -> MemorySplit:
         batches = torch.arange(len(self)).split(64)
-        images = torch.cat(list(self._bytes(batches, None)))
+        images = torch.empty(len(self), *self.image_shape, dtype=torch.uint8)
+        for rows, read in zip(batches, self._bytes(batches, None), strict=True):
+            images[rows] = read  # batches that were kept until the last would take as much again
         return MemorySplit(images, self.labels, normalise, self.paths)
 
     def _read(self, batches: Sequence[Tensor], seed: int | None) -> Iterator[Batch]:

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -112,6 +113,23 @@ def test_in_memory_is_the_same(split):
     assert memory.images.dtype == torch.uint8
     assert memory.subset(torch.tensor([7, 2])).paths == (split.paths[7], split.paths[2])
     torch.testing.assert_close(next(memory.batches(9)), next(split.batches(9)), rtol=0, atol=0)
+
+
+def test_no_batch_is_kept_beside_what_is_in_memory(split, monkeypatch):
+    read, kept = [], []
+
+    def watched(self, batches, seed):
+        for rows in batches:
+            kept.append(sum(batch() is not None for batch in read))
+            images = torch.zeros(len(rows), 3, 28, 28, dtype=torch.uint8)
+            read.append(weakref.ref(images))
+            yield images
+
+    monkeypatch.setattr(FileSplit, "_bytes", watched)
+    many = replace(split, paths=split.paths * 100, labels=split.labels.repeat(100, 1))
+    assert len(many.in_memory()) == 900
+    assert len(kept) > 10
+    assert max(kept) <= 1
 
 
 def test_a_subset(split):
