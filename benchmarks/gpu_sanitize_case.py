@@ -138,7 +138,7 @@ def check_large(generator: torch.Generator) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--small", action="store_true", help="not the large batches, which take longest")
+    parser.add_argument("--small", action="store_true", help="no large batches")
     arguments = parser.parse_args(argv)
     generator = torch.Generator().manual_seed(0)
     check_small(generator)
